@@ -1,0 +1,243 @@
+"""
+What the parent and the child say to each other, as bytes and back.
+
+A conversation::
+
+    parent                         child
+      Manifest (and descriptors) -->
+                                 <-- Hello
+                                 <-- Ready, or Refused
+      Commit, or Abort           -->
+                                 <-- Serving
+      Redeploy                   -->
+
+Each message is one frame: a JSON object on one line, a newline, and room for a
+binary body, which no message uses yet.  The length of the frame goes before it
+(L{twisted.protocols.basic.Int32StringReceiver}, see L{txtableflip._channel}).
+The first frame in each direction carries the version of all this.
+
+Whatever arrives is checked here before anyone acts on it: a frame either
+becomes a whole, well-typed message, or raises L{ChannelError}.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple, Union, get_args, get_type_hints
+
+from txtableflip.errors import ChannelError
+
+VERSION = 1
+"""
+The version of the protocol.  It changes with any change of a message.
+"""
+
+MAX_FRAME = 16 * 1024 * 1024
+"""
+The longest frame, in bytes: a manifest takes about 150 for each descriptor.
+"""
+
+
+class Key(NamedTuple):
+    """
+    What a descriptor is known by, in every generation.
+
+    @ivar kind: C{listener}, for sockets that accept.
+    @ivar network: C{tcp}, C{tcp6} or C{unix}.
+    @ivar address: as it was asked for, in canonical form: C{127.0.0.1:0}
+        stays that whichever port the kernel chose.
+    @ivar ordinal: tells two with the same address apart, in the order in which
+        they were asked for.
+    """
+
+    kind: str
+    network: str
+    address: str
+    ordinal: int
+
+    def __str__(self) -> str:
+        number = f" (number {self.ordinal + 1})" if self.ordinal else ""
+        return f"{self.network} {self.address}{number}"
+
+
+class Identity(NamedTuple):
+    """
+    Which file a name stood for: the device and the inode of L{os.stat_result}.
+    """
+
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    One descriptor that is handed over.
+
+    @ivar socket: the identity of the socket itself, the same in any process.
+    @ivar path: the identity of the path it is bound to, if that is ours to
+        remove.
+    """
+
+    key: Key
+    family: int
+    type: int
+    socket: Identity
+    path: Identity | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """
+    What the child inherits.  The descriptors come with the same bytes, in the
+    order of C{entries}; the very first is the parent's standard error.
+
+    @ivar generation: the child's, counted from 1.
+    @ivar upgradeTimeout: how long the parent waits for Ready, in seconds.
+    @ivar pidFile: the absolute path of the pid file, if there is one.
+    """
+
+    generation: int
+    upgradeTimeout: float
+    pidFile: str | None
+    entries: tuple[Entry, ...]
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class Hello:
+    """
+    The child has read the manifest, and is who it should be.
+    """
+
+    pid: int
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class Ready:
+    """
+    The child has initialised, and asks to take over.
+    """
+
+
+@dataclass(frozen=True)
+class Refused:
+    """
+    The child cannot take over.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """
+    The parent has stopped accepting for good: the child serves from now on.
+    """
+
+
+@dataclass(frozen=True)
+class Abort:
+    """
+    The parent has given the child up, which must leave and never serve.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Serving:
+    """
+    The child has taken over.
+    """
+
+
+@dataclass(frozen=True)
+class Redeploy:
+    """
+    Somebody asked the parent for a newer version meanwhile: upgrade as soon as
+    that may be.
+    """
+
+
+Message = Union[Manifest, Hello, Ready, Refused, Commit, Abort, Serving, Redeploy]
+_TYPES: dict[str, type[Message]] = {cls.__name__: cls for cls in get_args(Message)}
+
+
+def encode(message: Message) -> bytes:
+    """
+    Write a message as the content of one frame.
+
+    @raise ChannelError: if that would be longer than L{MAX_FRAME}.
+    """
+    header = {"message": type(message).__name__, **asdict(message)}
+    frame = json.dumps(header, separators=(",", ":")).encode("ascii") + b"\n"
+    if len(frame) > MAX_FRAME:
+        raise ChannelError(f"a {header['message']} of {len(frame)} bytes is too long to send")
+    return frame
+
+
+def decode(frame: bytes) -> Message:
+    """
+    Read the content of one frame.
+
+    @raise ChannelError: if it is anything but one message of this version.
+    """
+    header, newline, body = frame.partition(b"\n")
+    try:
+        values = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise ChannelError(f"a frame does not begin with JSON: {header[:60]!r}") from error
+    cls = _TYPES.get(str(values.pop("message", None))) if isinstance(values, dict) else None
+    if cls is None:
+        raise ChannelError(f"a frame is no known message: {header[:60]!r}")
+    if values.get("version", VERSION) != VERSION:
+        raise ChannelError(
+            f"the other process speaks version {values['version']!r} of the hand-over and "
+            f"this one {VERSION}: they cannot replace each other, so restart the service once"
+        )
+    if not newline or body:
+        raise ChannelError(f"a {cls.__name__} ends where it should not")
+    message: Message = _build(cls, values)
+    return message
+
+
+def _build(cls: type[Any], values: object) -> Any:
+    """
+    Make a dataclass of exactly the JSON object that it was written as.
+    """
+    names = [field.name for field in fields(cls)]
+    if not isinstance(values, dict) or set(values) != set(names):
+        raise ChannelError(f"a {cls.__name__} has other fields than {', '.join(names)}")
+    hints = get_type_hints(cls)
+    return cls(**{name: _convert(cls, name, hints[name], values[name]) for name in names})
+
+
+def _convert(cls: type[Any], name: str, hint: Any, value: Any) -> Any:
+    """
+    Check one field against its annotation, and give it the annotated type.
+    """
+    if value is None and type(None) in get_args(hint):
+        return None
+    if hint == tuple[Entry, ...] and isinstance(value, list):
+        return tuple(_build(Entry, item) for item in value)
+    wanted = next((arg for arg in get_args(hint) if arg is not type(None)), hint)
+    if wanted in (Key, Identity):
+        return _buildTuple(wanted, value)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise ChannelError(f"{cls.__name__}.{name} is {value!r:.60}, which is no {wanted}")
+    return value
+
+
+def _buildTuple(cls: Any, value: object) -> Any:
+    """
+    Make a named tuple of the JSON array that it was written as.
+    """
+    types = list(get_type_hints(cls).values())
+    if not isinstance(value, list) or [type(item) for item in value] != types:
+        raise ChannelError(f"{value!r:.60} is no {cls.__name__}")
+    return cls(*value)
