@@ -43,8 +43,8 @@ class Key(NamedTuple):
     """
     What a descriptor is known by, in every generation.
 
-    @ivar kind: C{listener}, for sockets that accept.
-    @ivar network: C{tcp}, C{tcp6} or C{unix}.
+    @ivar kind: C{listener}, for sockets on which clients are served.
+    @ivar network: C{tcp}, C{tcp6}, C{udp}, C{udp6} or C{unix}.
     @ivar address: as it was asked for, in canonical form: C{127.0.0.1:0}
         stays that whichever port the kernel chose.
     @ivar ordinal: tells two with the same address apart, in the order in which
@@ -187,7 +187,7 @@ def decode(frame: bytes) -> Message:
     """
     header, newline, body = frame.partition(b"\n")
     try:
-        values = json.loads(header)
+        values = json.loads(header, parse_constant=_refuseConstant)
     except (ValueError, RecursionError) as error:
         raise ChannelError(f"a frame does not begin with JSON: {header[:60]!r}") from error
     cls = _TYPES.get(str(values.pop("message", None))) if isinstance(values, dict) else None
@@ -202,6 +202,13 @@ def decode(frame: bytes) -> Message:
         raise ChannelError(f"a {cls.__name__} ends where it should not")
     message: Message = _build(cls, values)
     return message
+
+
+def _refuseConstant(name: str) -> None:
+    """
+    Refuse C{NaN} and C{Infinity}, which are not JSON, and no time to wait.
+    """
+    raise ValueError(name)
 
 
 def _build(cls: type[Any], values: object) -> Any:

@@ -1,0 +1,58 @@
+"""
+Zero-downtime process upgrades for Twisted.
+"""
+
+from txtableflip.errors import (
+    Abandoned,
+    AlreadyUpgraded,
+    ChannelError,
+    ChildExited,
+    ChildNotStarted,
+    ChildProtocolError,
+    ChildRefused,
+    ChildTimedOut,
+    InvalidEndpoint,
+    NotInheritable,
+    NotReady,
+    NotSupported,
+    ParentStillRunning,
+    ParentTimedOut,
+    PidFileError,
+    Refusal,
+    Stopping,
+    TableflipError,
+    UpgradeError,
+    UpgradeFailed,
+    UpgradeInProgress,
+    UpgraderExists,
+)
+from txtableflip.service import UpgradeService
+from txtableflip.upgrader import Upgrader, currentUpgrader
+
+__all__ = [
+    "Abandoned",
+    "AlreadyUpgraded",
+    "ChannelError",
+    "ChildExited",
+    "ChildNotStarted",
+    "ChildProtocolError",
+    "ChildRefused",
+    "ChildTimedOut",
+    "InvalidEndpoint",
+    "NotInheritable",
+    "NotReady",
+    "NotSupported",
+    "ParentStillRunning",
+    "ParentTimedOut",
+    "PidFileError",
+    "Refusal",
+    "Stopping",
+    "TableflipError",
+    "UpgradeError",
+    "UpgradeFailed",
+    "UpgradeInProgress",
+    "UpgradeService",
+    "Upgrader",
+    "UpgraderExists",
+    "currentUpgrader",
+]

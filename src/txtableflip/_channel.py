@@ -1,0 +1,119 @@
+"""
+The connection between a parent and its child, once the reactor has it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from twisted.internet.protocol import Factory
+from twisted.protocols.basic import Int32StringReceiver
+from twisted.python.failure import Failure
+
+from txtableflip._handover import MAX_FRAME, Message, decode, encode
+from txtableflip.errors import ChannelError
+
+
+class Listener(Protocol):
+    """
+    Who hears what comes over a channel.
+    """
+
+    def messageReceived(self, message: Message) -> None:
+        """
+        The peer said something.
+        """
+
+    def channelGarbled(self, error: ChannelError) -> None:
+        """
+        The peer sent what is no message.  Nothing more will be received.
+        """
+
+    def channelLost(self) -> None:
+        """
+        The peer is gone, or has closed its end.
+        """
+
+
+class Channel(Int32StringReceiver):
+    """
+    Messages over an C{AF_UNIX} stream socket.
+    """
+
+    MAX_LENGTH = MAX_FRAME
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._open = False
+
+    def connectionMade(self) -> None:
+        self._open = True
+
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """
+        Say something, now: what fits into the socket's buffer has left this
+        process on return, so that a reactor which is then kept busy by the
+        application does not keep the peer waiting.  The rest follows as the
+        peer reads.  To a peer that is gone, nothing is sent.
+
+        @param descriptors: these go with it, fewer than its bytes.
+        """
+        if not self._open:
+            return
+        transport: Any = self.transport
+        self.sendString(encode(message))
+        for descriptor in descriptors:
+            transport.sendFileDescriptor(descriptor)
+        transport.doWrite()
+
+    def neverClose(self) -> None:
+        """
+        Stop reading, and leave the socket to the kernel, which closes it when
+        this process has ended: to the peer, the end of this channel is the
+        end of this process, and a reactor that shuts down closes whatever it
+        reads from, long before that.
+        """
+        if self._open:
+            self._open = False
+            transport: Any = self.transport
+            transport.stopReading()
+            transport.stopWriting()
+
+    def stringReceived(self, string: bytes) -> None:
+        if not self._open:
+            return
+        try:
+            message = decode(string)
+        except ChannelError as error:
+            self._garbled(error)
+        else:
+            self._listener.messageReceived(message)
+
+    def lengthLimitExceeded(self, length: int) -> None:
+        self._garbled(ChannelError(f"a frame of {length} bytes is too long"))
+
+    def _garbled(self, error: ChannelError) -> None:
+        self._open = False
+        transport: Any = self.transport
+        transport.loseConnection()
+        self._listener.channelGarbled(error)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self._open = False
+        self._listener.channelLost()
+
+
+def connectChannel(reactor: Any, sock: socket.socket, listener: Listener) -> Channel:
+    """
+    Give a socket to the reactor, and close C{sock}: the reactor has a copy.
+    """
+    channel = Channel(listener)
+    factory = Factory()
+    factory.noisy = False
+    factory.buildProtocol = lambda addr: channel  # type: ignore[method-assign]
+    sock.setblocking(False)
+    reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, factory)
+    sock.close()
+    return channel

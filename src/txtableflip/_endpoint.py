@@ -1,0 +1,114 @@
+"""
+Endpoints whose listening sockets are inherited.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txtableflip._occasion import Occasion
+from txtableflip._ports import Ports
+from txtableflip._reactor import InheritingReactor
+from txtableflip.errors import NotInheritable
+
+
+class Listens:
+    """
+    Who is still to listen before this process can say that it is ready: every
+    endpoint that has been made, until it has listened, or is forgotten by all.
+    """
+
+    def __init__(self) -> None:
+        self._expected: set[Any] = set()
+        self._settled = Occasion()
+        self._asked = False
+
+    def expect(self, endpoint: object) -> None:
+        """
+        An endpoint has been made.
+        """
+        self._expected.add(weakref.ref(endpoint, self._done))
+
+    def watch(self, endpoint: object, listening: Deferred[Any]) -> Deferred[Any]:
+        """
+        An endpoint has been told to listen.
+
+        @return: C{listening}.
+        """
+        self._expected.discard(weakref.ref(endpoint))
+        self._expected.add(listening)
+
+        def done(result: Any) -> Any:
+            if isinstance(result, Failure):
+                self._settled.fail(result.value)
+            self._done(listening)
+            return result
+
+        return listening.addBoth(done)
+
+    def whenSettled(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when none is left that is to listen, or
+            fails as the first of them did.
+        """
+        self._asked = True
+        self._check()
+        return self._settled.wait()
+
+    def _done(self, expected: object) -> None:
+        self._expected.discard(expected)
+        self._check()
+
+    def _check(self) -> None:
+        if self._asked and not self._expected:
+            self._settled.happen()
+
+
+@implementer(IStreamServerEndpoint)
+class InheritableEndpoint:
+    """
+    An endpoint made from a string, with a reactor that inherits.
+    """
+
+    def __init__(self, reactor: Any, ports: Ports, listens: Listens, description: str) -> None:
+        """
+        @raise ValueError: if the string describes no endpoint.
+        """
+        self._reactor = InheritingReactor(reactor, ports)
+        self._listens = listens
+        self._description = description
+        self._inner = serverFromString(self._reactor, description)
+        listens.expect(self)
+
+    def __repr__(self) -> str:
+        return f"<inheritable {self._description}>"
+
+    def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
+        """
+        See L{twisted.internet.interfaces.IStreamServerEndpoint.listen}.
+
+        @return: a Deferred that fails with L{NotInheritable} if the endpoint
+            has no listening socket.
+        """
+        listening: Deferred[Any] = self._listen(protocolFactory)
+        return self._listens.watch(self, listening)
+
+    @inlineCallbacks
+    def _listen(self, protocolFactory: Any) -> Any:
+        before = self._reactor.listened
+        port = yield maybeDeferred(self._inner.listen, protocolFactory)
+        if self._reactor.listened == before:
+            stop = getattr(port, "stopListening", None) or port.loseConnection
+            yield maybeDeferred(stop)
+            raise NotInheritable(
+                f"tableflip:{self._description} does not listen through its reactor, so a "
+                f"new process could not inherit it: use it without tableflip:"
+            )
+        return port

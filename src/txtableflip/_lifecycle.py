@@ -1,0 +1,473 @@
+"""
+The rules: what a process may do when.  No I/O.
+
+Theory of operation
+===================
+
+A process has a parent (unless it is the first of its chain) and, while an
+upgrade runs, a child.  Both conversations share one rule: B{exactly one of the
+two processes accepts connections}.  The parent accepts until it has heard that
+the child is ready; then it parks its ports, and only then sends Commit; the
+child accepts only after that.  In between nobody accepts, and clients wait in
+the kernel's queue, which belongs to the socket and not to a process.
+
+Any process may die at any moment, and the other one learns it as the end of
+the channel between them.  So each wait has two ends: the answer, or the death
+of who should give it::
+
+    the parent waits for     answer    death of the child
+      Ready                  park      it never stopped serving: nothing to do
+      Serving                leave     un-park, and serve on
+
+    the child waits for      answer    death of the parent
+      (initialising)         -         it is alone: it will commit by itself
+      Commit                 serve     it is alone: it commits by itself
+
+That is symmetrical but for one case: a child which the parent has given up
+(C{Abort}, sent before the parent lets go of it) must not take the parent's
+death for a reason to serve.
+
+A process that falls silent without dying is made to die: deadlines live where
+the waiting is done (L{txtableflip._child}, L{txtableflip._parent}), and arrive
+here as the same inputs as a death does.
+
+How this file is read
+=====================
+
+L{Lifecycle} lists the inputs, in three groups: what the application says, what
+the parent does, what the child does.  L{Steps} lists everything that the rules
+can have done to the world; no step may raise, because the transition has been
+made when the step runs: a step that fails reports so by a later input.
+L{_build} is the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from automat import TypeMachineBuilder
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from txtableflip._occasion import Occasion
+from txtableflip.errors import (
+    Abandoned,
+    AlreadyUpgraded,
+    NotReady,
+    ParentStillRunning,
+    ParentTimedOut,
+    Refusal,
+    Stopping,
+    UpgradeError,
+    UpgradeFailed,
+    UpgradeInProgress,
+)
+
+if TYPE_CHECKING:
+    from automat._typed import TypedState, TypeMachine
+
+
+class Lifecycle(Protocol):
+    """
+    Everything that can happen to a process.
+    """
+
+    def ready(self) -> None:
+        """
+        The application has initialised.
+        """
+
+    def initialisationFailed(self, error: Exception) -> None:
+        """
+        The application never will be ready.
+        """
+
+    def upgrade(self, result: Deferred[None]) -> None:
+        """
+        The application wants to be replaced now, or to hear why not.
+        """
+
+    def redeploy(self) -> None:
+        """
+        The operator wants a new version, as soon as that may be.
+        """
+
+    def stop(self) -> None:
+        """
+        The process is to end without a successor.
+        """
+
+    def parentCommitted(self) -> None:
+        """
+        The parent has stopped accepting, for this process to go on.
+        """
+
+    def parentAborted(self, reason: str) -> None:
+        """
+        The parent serves on, and this process is to leave.
+        """
+
+    def parentExited(self) -> None:
+        """
+        The parent is no more.
+        """
+
+    def parentTimedOut(self) -> None:
+        """
+        The parent has not answered that this process is ready.
+        """
+
+    def childReady(self) -> None:
+        """
+        The child has initialised.
+        """
+
+    def childServing(self) -> None:
+        """
+        The child has taken over.
+        """
+
+    def childFailed(self, error: UpgradeFailed) -> None:
+        """
+        The child did not take over, and is no more.
+        """
+
+
+class Steps(Protocol):
+    """
+    Everything that the rules can have done.  None of it raises.
+    """
+
+    def startChild(self) -> None:
+        """
+        Start the next generation.
+        """
+
+    def commitChild(self) -> None:
+        """
+        Tell the child to serve.
+        """
+
+    def endChild(self) -> None:
+        """
+        Make the child leave; C{childFailed} follows when it has.
+        """
+
+    def forwardRedeploy(self) -> None:
+        """
+        Tell the child that somebody wants a newer version still.
+        """
+
+    def sayReady(self) -> None:
+        """
+        Ask the parent to commit.
+        """
+
+    def sayServing(self) -> None:
+        """
+        Tell the parent that this process has taken over.
+        """
+
+    def sayRefused(self, reason: str) -> None:
+        """
+        Tell the parent that this process will not take over.
+        """
+
+    def park(self) -> None:
+        """
+        Stop accepting, and keep the sockets.
+        """
+
+    def resume(self) -> None:
+        """
+        Accept again, and be the one that the pid file names.
+        """
+
+    def takeOver(self) -> None:
+        """
+        Begin to accept, and let go of what was inherited and is not wanted.
+        """
+
+
+@dataclass
+class Core:
+    """
+    What the rules remember besides the state.
+
+    @ivar wanted: whether a redeploy is to follow as soon as one may.
+    @ivar result: what the caller of the running upgrade waits for.
+    """
+
+    steps: Steps
+    isReady: Occasion = field(default_factory=Occasion)
+    isExiting: Occasion = field(default_factory=Occasion)
+    parentIsGone: Occasion = field(default_factory=Occasion)
+    wanted: bool = False
+    result: Deferred[None] | None = None
+
+    _log = Logger()
+
+    def begin(self, result: Deferred[None] | None) -> None:
+        """
+        Start the upgrade that C{result} waits for.
+        """
+        self.wanted = False
+        self.result = result
+        self.steps.startChild()
+
+    def end(self, error: UpgradeError | None) -> None:
+        """
+        The upgrade is over: tell who waits, and the log.
+        """
+        result, self.result = self.result, None
+        if error is None:
+            self._log.info("upgrade done: the new process serves, this one drains and leaves")
+        else:
+            self._log.error("upgrade failed: {error}", error=error)
+        if result is not None and not result.called:
+            if error is None:
+                result.callback(None)
+            else:
+                result.errback(error)
+
+    def leave(self, error: Exception) -> None:
+        """
+        This process is not to serve (any longer).
+        """
+        self.isReady.fail(error)
+        self.isExiting.happen()
+
+
+def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
+    TypeMachine[Lifecycle, Core], dict[str, TypedState[Lifecycle, Core]]
+]:
+    """
+    Make the machine, and its states by name.
+    """
+    builder = TypeMachineBuilder(Lifecycle, Core)
+
+    initialising = builder.state("Initialising")
+    besideParent = builder.state("InitialisingBesideParent")
+    awaiting = builder.state("AwaitingCommit")
+    newlyServing = builder.state("ServingBesideParent")
+    serving = builder.state("Serving")
+    upgrading = builder.state("Upgrading")
+    committing = builder.state("Committing")
+    upgraded = builder.state("Upgraded")
+    ending = builder.state("EndingChild")
+    stopped = builder.state("Stopped")
+
+    # -- the application says that it is ready
+
+    @initialising.upon(Lifecycle.ready).to(serving)
+    @awaiting.upon(Lifecycle.parentExited).to(serving)
+    def serveAlone(machine: Lifecycle, core: Core) -> None:
+        core.steps.takeOver()
+        core.isReady.happen()
+        core.parentIsGone.happen()
+        catchUp(machine, core)
+
+    @besideParent.upon(Lifecycle.ready).to(awaiting)
+    def ask(machine: Lifecycle, core: Core) -> None:
+        core.steps.sayReady()
+
+    @awaiting.upon(Lifecycle.parentCommitted).to(newlyServing)
+    def serveBesideParent(machine: Lifecycle, core: Core) -> None:
+        core.steps.takeOver()
+        core.steps.sayServing()
+        core.isReady.happen()
+
+    # -- it never will be ready, or is not wanted
+
+    @initialising.upon(Lifecycle.initialisationFailed).loop()
+    def stayUnready(machine: Lifecycle, core: Core, error: Exception) -> None:
+        core.isReady.fail(error)
+
+    @besideParent.upon(Lifecycle.initialisationFailed).to(stopped)
+    def refuse(machine: Lifecycle, core: Core, error: Exception) -> None:
+        core.steps.sayRefused(str(error) or repr(error))
+        core.leave(error)
+
+    @besideParent.upon(Lifecycle.parentAborted).to(stopped)
+    @awaiting.upon(Lifecycle.parentAborted).to(stopped)
+    def abandon(machine: Lifecycle, core: Core, reason: str) -> None:
+        core.leave(Abandoned(f"the parent gave this process up: {reason}"))
+
+    @awaiting.upon(Lifecycle.parentTimedOut).to(stopped)
+    def despair(machine: Lifecycle, core: Core) -> None:
+        error = ParentTimedOut("the parent did not answer that this process is ready")
+        core.steps.sayRefused(str(error))
+        core.leave(error)
+
+    # -- the parent goes
+
+    @besideParent.upon(Lifecycle.parentExited).to(initialising)
+    def goOnAlone(machine: Lifecycle, core: Core) -> None:
+        core.parentIsGone.happen()
+
+    @newlyServing.upon(Lifecycle.parentExited).to(serving)
+    def succeed(machine: Lifecycle, core: Core) -> None:
+        core.parentIsGone.happen()
+        catchUp(machine, core)
+
+    # -- an upgrade, from beginning to end
+
+    @serving.upon(Lifecycle.upgrade).to(upgrading)
+    def start(machine: Lifecycle, core: Core, result: Deferred[None]) -> None:
+        core.begin(result)
+
+    @serving.upon(Lifecycle.redeploy).to(upgrading)
+    def startUnattended(machine: Lifecycle, core: Core) -> None:
+        core.begin(None)
+
+    @upgrading.upon(Lifecycle.childReady).to(committing)
+    def commit(machine: Lifecycle, core: Core) -> None:
+        core.steps.park()
+        core.steps.commitChild()
+
+    @committing.upon(Lifecycle.childServing).to(upgraded)
+    def handOver(machine: Lifecycle, core: Core) -> None:
+        core.end(None)
+        if core.wanted:
+            core.steps.forwardRedeploy()
+        core.isExiting.happen()
+
+    @upgrading.upon(Lifecycle.childFailed).to(serving)
+    def goOnServing(machine: Lifecycle, core: Core, error: UpgradeFailed) -> None:
+        core.end(error)
+        catchUp(machine, core)
+
+    @committing.upon(Lifecycle.childFailed).to(serving)
+    def serveAgain(machine: Lifecycle, core: Core, error: UpgradeFailed) -> None:
+        core.steps.resume()
+        core.end(error)
+        catchUp(machine, core)
+
+    @upgraded.upon(Lifecycle.redeploy).loop()
+    def forward(machine: Lifecycle, core: Core) -> None:
+        core.steps.forwardRedeploy()
+
+    # -- a redeploy that has to wait
+
+    def remember(machine: Lifecycle, core: Core) -> None:
+        core.wanted = True
+
+    for state in (initialising, besideParent, awaiting, newlyServing, upgrading, committing):
+        state.upon(Lifecycle.redeploy).loop()(remember)
+
+    def catchUp(machine: Lifecycle, core: Core) -> None:
+        if core.wanted:
+            machine.redeploy()
+
+    # -- an upgrade that is refused
+
+    def refuseWith(cls: type[Refusal], why: str) -> object:
+        def refuseUpgrade(machine: Lifecycle, core: Core, result: Deferred[None]) -> None:
+            result.errback(cls(why))
+
+        return refuseUpgrade
+
+    unready = refuseWith(NotReady, "this process has not said ready() yet")
+    leaving = refuseWith(Stopping, "this process is stopping")
+    busy = refuseWith(UpgradeInProgress, "an upgrade is running: wait for its outcome")
+    for state, refusal in (
+        (initialising, unready),
+        (besideParent, unready),
+        (awaiting, unready),
+        (
+            newlyServing,
+            refuseWith(
+                ParentStillRunning,
+                "the parent still finishes its connections: wait for whenParentExits()",
+            ),
+        ),
+        (upgrading, busy),
+        (committing, busy),
+        (upgraded, refuseWith(AlreadyUpgraded, "a newer process has replaced this one")),
+        (ending, leaving),
+        (stopped, leaving),
+    ):
+        state.upon(Lifecycle.upgrade).loop()(refusal)  # type: ignore[arg-type]
+
+    # -- the end
+
+    @initialising.upon(Lifecycle.stop).to(stopped)
+    @newlyServing.upon(Lifecycle.stop).to(stopped)
+    @serving.upon(Lifecycle.stop).to(stopped)
+    def leave(machine: Lifecycle, core: Core) -> None:
+        core.leave(Stopping("this process was told to stop"))
+
+    @besideParent.upon(Lifecycle.stop).to(stopped)
+    @awaiting.upon(Lifecycle.stop).to(stopped)
+    def leaveUnready(machine: Lifecycle, core: Core) -> None:
+        core.steps.sayRefused("it was told to stop")
+        core.leave(Stopping("this process was told to stop"))
+
+    @upgrading.upon(Lifecycle.stop).to(ending)
+    @committing.upon(Lifecycle.stop).to(ending)
+    def endChild(machine: Lifecycle, core: Core) -> None:
+        core.end(Stopping("this process was told to stop, and ends the one it started"))
+        core.steps.endChild()
+
+    @ending.upon(Lifecycle.childFailed).to(stopped)
+    def leaveLast(machine: Lifecycle, core: Core, error: UpgradeFailed) -> None:
+        core.leave(Stopping("this process was told to stop"))
+
+    @stopped.upon(Lifecycle.ready).loop()
+    def tooLate(machine: Lifecycle, core: Core) -> None:
+        core.isReady.fail(Stopping("this process was told to stop"))
+
+    # -- what changes nothing: said twice, too late, or by a peer that has been given up
+
+    fromApplication = (Lifecycle.ready, Lifecycle.initialisationFailed)
+    fromParent = (
+        Lifecycle.parentCommitted,
+        Lifecycle.parentAborted,
+        Lifecycle.parentExited,
+        Lifecycle.parentTimedOut,
+    )
+    fromChild = (Lifecycle.childReady, Lifecycle.childServing, Lifecycle.childFailed)
+    for state, inputs in (
+        (initialising, (*fromParent, *fromChild)),
+        (besideParent, (Lifecycle.parentCommitted, Lifecycle.parentTimedOut, *fromChild)),
+        (awaiting, (*fromApplication, *fromChild)),
+        (newlyServing, (*fromApplication, *fromParent[:2], fromParent[3], *fromChild)),
+        (serving, (*fromApplication, *fromParent, *fromChild)),
+        (upgrading, (*fromApplication, *fromParent, Lifecycle.childServing)),
+        (committing, (*fromApplication, *fromParent, Lifecycle.childReady)),
+        (upgraded, (*fromApplication, *fromParent, *fromChild, Lifecycle.stop)),
+        (ending, (*fromApplication, *fromParent, *fromChild[:2])),
+        (ending, (Lifecycle.redeploy, Lifecycle.stop)),
+        (stopped, (Lifecycle.initialisationFailed, *fromParent, *fromChild)),
+        (stopped, (Lifecycle.redeploy, Lifecycle.stop)),
+    ):
+        for ignored in inputs:
+            state.upon(ignored).loop().returns(None)
+
+    states = (
+        initialising,
+        besideParent,
+        awaiting,
+        newlyServing,
+        serving,
+        upgrading,
+        committing,
+        upgraded,
+        ending,
+        stopped,
+    )
+    return builder.build(), {state.name: state for state in states}
+
+
+machine, STATES = _build()
+"""
+The machine, for C{automat-visualize} and L{begin}, and its states by name.
+"""
+
+
+def begin(core: Core, *, hasParent: bool) -> Lifecycle:
+    """
+    Make the lifecycle of a process that has just started.
+    """
+    return machine(core, STATES["InitialisingBesideParent" if hasParent else "Initialising"])

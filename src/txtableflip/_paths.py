@@ -1,0 +1,170 @@
+"""
+The names of UNIX sockets in the file system, and the locks beside them.
+
+A path is ours only while it is the inode that we bound: whoever removes or
+replaces it, we neither remove nor adopt what is there then.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+from twisted.python.lockfile import FilesystemLock
+
+from txtableflip._handover import Identity
+
+_log = Logger()
+
+
+def isAbstract(address: str) -> bool:
+    """
+    @return: whether this is a name in the kernel's abstract namespace (unix(7)),
+        which has no file, no mode, and nothing to remove.
+    """
+    return address.startswith("\0")
+
+
+def bind(sock: socket.socket, address: str, mode: int) -> Identity | None:
+    """
+    Bind a socket to a path with the given permissions, which it has from the
+    first instant.
+
+    @return: the identity of the path, or C{None} for an abstract name.
+    @raise CannotListenError: if the path cannot be had.
+    """
+    if isAbstract(address):
+        _bind(sock, address)
+        return None
+    # bind(2) creates the file with 0777 less the umask; a chmod afterwards
+    # would leave a moment in which anybody may connect.
+    previous = os.umask(0o777 & ~mode)
+    try:
+        _bind(sock, address)
+    finally:
+        os.umask(previous)
+    return identify(address)
+
+
+def _bind(sock: socket.socket, address: str) -> None:
+    try:
+        sock.bind(address)
+    except OSError as error:
+        raise CannotListenError(None, address, _explain(address, error)) from error
+
+
+def _explain(address: str, error: OSError) -> OSError:
+    """
+    Say more of a path that exists than that it exists.
+    """
+    if error.errno != errno.EADDRINUSE or isAbstract(address):
+        return error
+    if not _isSocket(address):
+        hint = "there is a file which is no socket: remove it, or use another path"
+    elif _isAlive(address):
+        hint = "another process accepts connections there: stop it, or use another path"
+    else:
+        hint = "a socket was left there by a process that is gone: remove it"
+    return OSError(error.errno, f"{error.strerror}: {hint}")
+
+
+def _isSocket(address: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(address).st_mode)
+    except OSError:
+        return False
+
+
+def _isAlive(address: str) -> bool:
+    """
+    @return: whether somebody listens at a path.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # A full queue would keep a blocking connect(2) waiting; it answers
+        # EAGAIN to this one, and there is somebody then.
+        probe.setblocking(False)
+        return probe.connect_ex(address) != errno.ECONNREFUSED
+
+
+def identify(address: str) -> Identity | None:
+    """
+    @return: what is at a path now, or C{None} if nothing is.
+    """
+    try:
+        status = os.lstat(address)
+    except OSError:
+        return None
+    return Identity(status.st_dev, status.st_ino)
+
+
+def remove(address: str, identity: Identity | None) -> None:
+    """
+    Unlink a path, if it still is what we bound.
+    """
+    if identity is not None and identify(address) == identity:
+        with _reporting("remove the socket", address):
+            os.unlink(address)
+
+
+def lock(address: str) -> None:
+    """
+    Take the lock beside a path, in the format of
+    L{twisted.python.lockfile.FilesystemLock}, and remove a socket that a dead
+    owner of the lock has left at the path.
+
+    @raise CannotListenError: if a living process has it.
+    """
+    theLock = FilesystemLock(lockName(address))
+    if not theLock.lock():
+        owner = os.readlink(lockName(address))
+        raise CannotListenError(
+            None, address, OSError(errno.EADDRINUSE, f"process {owner} holds {theLock.name}")
+        )
+    if not theLock.clean and _isSocket(address) and not _isAlive(address):
+        os.unlink(address)
+
+
+def takeLock(address: str) -> None:
+    """
+    Make the lock beside a path ours, with no moment at which there is none:
+    clients may look at it (C{connectUNIX(checkPID=True)}).
+    """
+    pid = str(os.getpid())
+    sibling = f"{lockName(address)}.{pid}"
+    with _reporting("take over the lock of", address):
+        os.symlink(pid, sibling)
+        os.rename(sibling, lockName(address))
+
+
+def releaseLock(address: str) -> None:
+    """
+    Remove the lock beside a path, if it is ours.
+    """
+    with _reporting("remove the lock of", address):
+        if os.readlink(lockName(address)) == str(os.getpid()):
+            os.unlink(lockName(address))
+
+
+@contextmanager
+def _reporting(what: str, address: str) -> Iterator[None]:
+    """
+    Log what the operating system refuses, and go on: a name that stays behind
+    is no reason not to serve, or not to stop.
+    """
+    try:
+        yield
+    except OSError as error:
+        _log.error("cannot {what} {path}: {error}", what=what, path=address, error=error)
+
+
+def lockName(address: str) -> str:
+    """
+    @return: where the lock of a path is.
+    """
+    return f"{address}.lock"

@@ -1,0 +1,105 @@
+"""
+The file that tells the operator which process serves.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from twisted.application.app import ApplicationRunner
+from twisted.logger import Logger
+from twisted.python.filepath import FilePath
+
+from txtableflip.errors import PidFileError
+
+
+class PidFile:
+    """
+    A pid file that changes hands in one step: it is written to a sibling and
+    renamed by the process that has taken over, so that it is never missing,
+    never empty, and never names a process that does not serve.
+    """
+
+    _log = Logger()
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self._file: FilePath[str] = FilePath(self.path)
+        self._sibling: FilePath[str] | None = None
+
+    def prepare(self) -> None:
+        """
+        Write our pid beside the file, so that L{take} has only to rename.
+
+        @raise PidFileError: if that cannot be done.
+        """
+        if self._sibling is not None:
+            return
+        sibling = self._file.temporarySibling(".new")
+        try:
+            with sibling.create() as stream:
+                stream.write(b"%d" % os.getpid())
+        except OSError as error:
+            raise PidFileError(
+                f"the pid file {self.path} cannot be written: {error.strerror}. Make its "
+                f"directory writable for this user, or name another file"
+            ) from error
+        self._sibling = sibling
+
+    def take(self) -> None:
+        """
+        Make the file name this process.
+        """
+        try:
+            self.prepare()
+            sibling, self._sibling = self._sibling, None
+            if sibling is not None:
+                os.rename(sibling.path, self.path)
+        except (OSError, PidFileError) as error:
+            self._log.error("cannot take over the pid file: {error}", error=error)
+
+    def leave(self) -> None:
+        """
+        Remove the file if it names this process, and what L{prepare} made.
+        """
+        try:
+            if self._sibling is not None:
+                self._sibling.remove()
+                self._sibling = None
+            if self._file.getContent().strip() == b"%d" % os.getpid():
+                self._file.remove()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._log.error("cannot remove the pid file: {error}", error=error)
+
+
+def takeFromTwistd() -> str | None:
+    """
+    If this process was started by twistd, take the pid file out of its hands:
+    it would remove whatever is there when it ends, and that may be the
+    successor's by then.
+
+    @return: the path of the pid file, if twistd has one.
+    """
+    runner = _findRunner()
+    if runner is None:
+        return None
+    path: str | None = runner.config.get("pidfile")
+    runner.config["pidfile"] = ""
+    return path or None
+
+
+def _findRunner() -> Any:
+    """
+    twistd keeps its runner nowhere but on the stack.
+    """
+    frame = sys._getframe()  # noqa: SLF001
+    while frame is not None:
+        runner = frame.f_locals.get("self")
+        if isinstance(runner, ApplicationRunner):
+            return runner
+        frame = frame.f_back  # type: ignore[assignment]
+    return None

@@ -1,0 +1,162 @@
+"""
+This process: everything that the rules of the L{lifecycle
+<txtableflip._lifecycle>} can have done, carried out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import inlineCallbacks
+from twisted.logger import Logger
+
+from txtableflip._child import Child
+from txtableflip._handover import Manifest
+from txtableflip._inventory import Inventory
+from txtableflip._lifecycle import Lifecycle
+from txtableflip._parent import Parent
+from txtableflip._pidfile import PidFile
+from txtableflip._ports import Ports
+from txtableflip._relaunch import successorCommand
+from txtableflip.drain import Connections
+
+
+class Process:
+    """
+    Joins the parent, the child, the ports and the pid file.  It implements
+    L{txtableflip._lifecycle.Steps}.
+
+    @ivar signals: the numbers of the signals that must not kill a child which
+        has no handler for them yet.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, parent: Parent | None, upgradeTimeout: float, pidFile: str | None
+    ) -> None:
+        """
+        @raise ChannelError: if a socket that the parent sent is not what its
+            name says.
+        """
+        self.generation = 1
+        self.signals: list[int] = []
+        self._child: Child | None = None
+        self._reactor = reactor
+        self._parent = parent
+        self._upgradeTimeout = upgradeTimeout
+        self._inventory = Inventory()
+        self._connections = Connections()
+        self._pidFile = PidFile(pidFile) if pidFile else None
+        self.ports = Ports(
+            reactor, self._inventory, self._connections, accepting=parent is None
+        )
+        if parent is not None:
+            manifest = parent.manifest
+            self.generation = manifest.generation
+            self._inventory.inherit(manifest.entries, parent.sockets)
+            if manifest.pidFile:
+                self.suggestPidFile(manifest.pidFile)
+
+    def connect(self, lifecycle: Lifecycle) -> None:
+        """
+        Begin to talk with the parent, if there is one.
+        """
+        self._lifecycle = lifecycle
+        if self._parent is not None:
+            self._parent.connect(self._reactor, lifecycle)
+
+    def suggestPidFile(self, path: str) -> None:
+        """
+        Use this pid file, unless the application has named one.
+        """
+        if self._pidFile is None:
+            self._pidFile = PidFile(path)
+
+    def prepare(self) -> None:
+        """
+        Do what may fail, before this process asks to take over.
+
+        @raise PidFileError: if the pid file cannot be written.
+        """
+        if self._pidFile is not None:
+            self._pidFile.prepare()
+
+    @inlineCallbacks
+    def drain(self, timeout: float) -> Any:
+        """
+        Finish what is open, and close what listens; the factories are stopped
+        after their last connections, and not before.
+        """
+        factories = self.ports.hold()
+        cut = yield self._connections.drain(self._reactor, timeout)
+        yield self.ports.stop()
+        for factory in factories:
+            factory.doStop()
+        return cut
+
+    def letGo(self) -> None:
+        """
+        Leave the channel to a child that serves open until the very end.
+        """
+        if self._child is not None and self._child.hasTakenOver:
+            self._child.neverClose()
+
+    def leave(self) -> None:
+        """
+        Tidy up, after everything has been stopped.
+        """
+        if self._pidFile is not None:
+            self._pidFile.leave()
+
+    # -- txtableflip._lifecycle.Steps
+
+    def startChild(self) -> None:
+        self._child = Child(self._reactor, self._lifecycle, self.signals)
+        manifest = Manifest(
+            generation=self.generation + 1,
+            upgradeTimeout=self._upgradeTimeout,
+            pidFile=self._pidFile.path if self._pidFile is not None else None,
+            entries=self._inventory.entries(),
+        )
+        self._child.start(successorCommand(), manifest, self._inventory.descriptors())
+
+    def commitChild(self) -> None:
+        if self._child is not None:
+            self._child.commit()
+
+    def endChild(self) -> None:
+        if self._child is not None:
+            self._child.end()
+
+    def forwardRedeploy(self) -> None:
+        if self._child is not None:
+            self._child.redeploy()
+
+    def sayReady(self) -> None:
+        if self._parent is not None:
+            self._parent.sayReady()
+
+    def sayServing(self) -> None:
+        if self._parent is not None:
+            self._parent.sayServing()
+
+    def sayRefused(self, reason: str) -> None:
+        if self._parent is not None:
+            self._parent.sayRefused(reason)
+
+    def park(self) -> None:
+        self.ports.park()
+
+    def resume(self) -> None:
+        self.ports.resume()
+        if self._pidFile is not None:
+            self._pidFile.take()
+
+    def takeOver(self) -> None:
+        self.resume()
+        for key in self._inventory.dropInherited():
+            self._log.info("{key} was inherited and is not used any more: closed", key=key)
+        if self._parent is not None:
+            self._parent.releaseStderr()
+        self._log.info("generation {generation} serves", generation=self.generation)

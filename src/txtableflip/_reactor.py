@@ -1,0 +1,91 @@
+"""
+A reactor whose listening sockets are inherited.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IListeningPort
+from zope.interface import directlyProvides, providedBy
+
+from txtableflip._ports import Ports
+
+
+class InheritingReactor:
+    """
+    The reactor, but for the ways of listening, which go through L{Ports}.
+
+    @ivar listened: how often something has listened through this object, by
+        which one can tell that an endpoint did.
+    """
+
+    def __init__(self, reactor: Any, ports: Ports) -> None:
+        self.listened = 0
+        self._reactor = reactor
+        self._ports = ports
+        directlyProvides(self, providedBy(reactor))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def __repr__(self) -> str:
+        return f"<inheriting {self._reactor!r}>"
+
+    def listenTCP(
+        self, port: Any, factory: Any, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        """
+        See L{twisted.internet.interfaces.IReactorTCP.listenTCP}.
+        """
+        self.listened += 1
+        return self._ports.listenTCP(port, factory, backlog, interface)
+
+    def listenSSL(
+        self,
+        port: Any,
+        factory: Any,
+        contextFactory: Any,
+        backlog: int = 50,
+        interface: str = "",
+    ) -> IListeningPort:
+        """
+        See L{twisted.internet.interfaces.IReactorSSL.listenSSL}.
+        """
+        # Here, because it needs pyOpenSSL, which need not be installed.
+        from twisted.protocols.tls import TLSMemoryBIOFactory  # noqa: PLC0415
+
+        wrapped = TLSMemoryBIOFactory(contextFactory, False, factory)
+        return self.listenTCP(port, wrapped, backlog, interface)
+
+    def listenUNIX(
+        self,
+        address: Any,
+        factory: Any,
+        backlog: int = 50,
+        mode: int = 0o666,
+        wantPID: int = 0,
+    ) -> IListeningPort:
+        """
+        See L{twisted.internet.interfaces.IReactorUNIX.listenUNIX}.
+        """
+        self.listened += 1
+        return self._ports.listenUNIX(address, factory, backlog, mode, wantPID)
+
+    def listenUDP(
+        self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192
+    ) -> IListeningPort:
+        """
+        See L{twisted.internet.interfaces.IReactorUDP.listenUDP}.
+        """
+        self.listened += 1
+        return self._ports.listenUDP(port, protocol, interface, maxPacketSize)
+
+    def adoptStreamPort(
+        self, fileDescriptor: int, addressFamily: int, factory: Any
+    ) -> IListeningPort:
+        """
+        See L{twisted.internet.interfaces.IReactorSocket.adoptStreamPort}.
+        """
+        self.listened += 1
+        return self._ports.adoptStreamPort(fileDescriptor, addressFamily, factory)

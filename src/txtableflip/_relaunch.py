@@ -1,0 +1,159 @@
+"""
+How the next generation is started: which command, where, and with what
+environment.
+"""
+
+from __future__ import annotations
+
+import getopt
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+CHANNEL_VARIABLE = "TXTABLEFLIP_CHANNEL"
+"""
+The environment variable by which a child learns the number of the descriptor
+that connects it with its parent.
+"""
+
+CHANNEL_DESCRIPTOR = 3
+"""
+That number: the first behind the standard ones, which is where nothing else is
+in a process that has just been started.
+"""
+
+_SYSTEMD = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID")
+"""
+What systemd says to one process only, see sd_listen_fds(3) and
+sd_watchdog_enabled(3).
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    What to start.
+
+    @ivar directory: where it is to run, as a name and not as an inode, so that
+        a symbolic link in it leads to the release of the day.
+    """
+
+    executable: str
+    arguments: tuple[str, ...]
+    directory: str
+
+
+def recordDirectory(environment: Mapping[str, str]) -> str:
+    """
+    @return: the working directory by the name that the user's shell gave it
+        (C{PWD}), if that is true; else by its own.
+    """
+    named = environment.get("PWD", "")
+    try:
+        if os.path.isabs(named) and os.path.samefile(named, "."):
+            return named
+    except OSError:
+        pass
+    return os.getcwd()
+
+
+_DIRECTORY = recordDirectory(os.environ)
+_ARGUMENTS = tuple(sys.orig_argv[1:])
+_TWISTD_ARGUMENTS = tuple(sys.argv[1:])
+
+
+def successorCommand() -> Command:
+    """
+    @return: the command that this process was started with, for a child that
+        is not to become a daemon.  The interpreter is named absolutely, since
+        it finds its virtual environment by that name.
+    """
+    arguments = _ARGUMENTS
+    if _isTwistd(sys.argv[0]):
+        own = len(arguments) - len(_TWISTD_ARGUMENTS)
+        arguments = (*arguments[:own], *keepInForeground(_TWISTD_ARGUMENTS))
+    return Command(sys.executable, arguments, _DIRECTORY)
+
+
+def _isTwistd(program: str) -> bool:
+    return os.path.basename(program) == "twistd"
+
+
+def keepInForeground(arguments: Sequence[str]) -> list[str]:
+    """
+    Make twistd's arguments those of a child: it must not become a daemon,
+    which would look as if it had died; nor touch the pid file, which names its
+    parent; nor change its name, for which it would start itself once more and
+    lose the channel.  All that is inserted behind the user's own options,
+    because the last one counts.
+
+    @param arguments: what follows C{twistd} on the command line.
+    """
+    # Here, because it imports much, and only twistd's processes need it.
+    from twisted.scripts.twistd import ServerOptions  # noqa: PLC0415
+
+    options = ServerOptions()
+
+    def parse(some: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+        return getopt.getopt(list(some), options.shortOpt, options.longOpt)
+
+    try:
+        given, rest = parse(arguments)
+    except getopt.GetoptError:
+        # twistd would not have started with these.
+        return list(arguments)
+    place = len(arguments) - len(rest)
+    if place and arguments[place - 1] == "--" and _isWhole(parse, arguments[: place - 1]):
+        place -= 1
+    before, after = arguments[:place], arguments[place:]
+    if tuple(before[-len(_FOREGROUND) :]) == _FOREGROUND:
+        return list(arguments)
+    names = {name for name, _ in given}
+    log = [] if names & (_NO_DAEMON | _HAS_LOG) else ["--logfile=twistd.log"]
+    return [*before, *log, *_FOREGROUND, *after]
+
+
+_FOREGROUND = ("--nodaemon", "--pidfile=", "--originalname")
+_NO_DAEMON = {"-n", "--nodaemon", "-b", "--debug"}
+_HAS_LOG = {"-l", "--logfile", "--syslog", "--logger"}
+
+
+def _isWhole(parse: Callable[[Sequence[str]], object], some: Sequence[str]) -> bool:
+    """
+    @return: whether these options lack no value, so that C{--} after them is
+        the end of the options and not the value of the last one.
+    """
+    try:
+        parse(some)
+    except getopt.GetoptError:
+        return False
+    return True
+
+
+def successorEnvironment(environment: Mapping[str, str], directory: str) -> dict[str, str]:
+    """
+    @return: the environment of a child: ours, without what is meant for this
+        process alone.
+    """
+    inherited = {name: value for name, value in environment.items() if name not in _SYSTEMD}
+    return {**inherited, "PWD": directory, CHANNEL_VARIABLE: str(CHANNEL_DESCRIPTOR)}
+
+
+_CHANGE_DIRECTORY = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
+
+
+def inDirectory(command: Command) -> list[str]:
+    """
+    @return: the command line that runs the command where it is to run.  If
+        that is not where we are, an interpreter in between goes there: we
+        cannot for a moment, because our threads would go with us, and to
+        fork(2) for it would copy the page tables of a large process.
+    """
+    direct = [command.executable, *command.arguments]
+    try:
+        if os.path.samefile(command.directory, "."):
+            return direct
+    except OSError:
+        pass
+    return [sys.executable, "-I", "-S", "-c", _CHANGE_DIRECTORY, command.directory, *direct]

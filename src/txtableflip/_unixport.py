@@ -1,0 +1,162 @@
+"""
+A listening UNIX socket.
+
+Twisted's own (L{twisted.internet.unix.Port}) cannot be shared by two processes:
+an adopted one changes the mode of the path to 0666 and the backlog to 50, and
+on closing it unlinks the path and calls shutdown(2), which ends the listening
+in every process.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import unix
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.main import CONNECTION_DONE
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txtableflip.drain import Connections, Counted, countedTransport
+
+ACCEPTS_PER_TURN = 100
+"""
+How many connections are accepted before others of the reactor have their turn.
+"""
+
+PAUSE = 1.0
+"""
+How long to accept nothing when the kernel will not let us, in seconds: those who
+want to connect wait in the queue.
+"""
+
+
+class CountedUNIXServer(Counted, unix.Server):
+    """
+    Twisted's transport of an accepted UNIX connection, counted.
+    """
+
+
+@implementer(IListeningPort)
+class UNIXPort(FileDescriptor):
+    """
+    Accepts connections on a socket that is shared with other processes, and
+    which it closes in the end without further ado.
+    """
+
+    _log = Logger()
+    # The transport of a connection shows this in its repr.
+    _realPortNumber = None
+
+    def __init__(
+        self,
+        reactor: Any,
+        sock: socket.socket,
+        factory: Any,
+        connections: Connections,
+        closed: Callable[[], None],
+    ) -> None:
+        super().__init__(reactor)
+        self.socket = sock
+        self.factory = factory
+        self._closed = closed
+        self._transport = countedTransport(CountedUNIXServer, connections)
+        self._sessions = 0
+        self._pause: Any = None
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def logPrefix(self) -> str:
+        return type(self.factory).__qualname__
+
+    def getHost(self) -> UNIXAddress:
+        """
+        @return: the address that clients connect to.
+        """
+        return UNIXAddress(self.socket.getsockname())
+
+    def startListening(self) -> None:
+        """
+        Begin to accept.
+        """
+        self.factory.doStart()
+        self.connected = True
+        self.startReading()
+
+    def startReading(self) -> None:
+        self._cancelPause()
+        super().startReading()
+
+    def stopReading(self) -> None:
+        self._cancelPause()
+        super().stopReading()
+
+    def _cancelPause(self) -> None:
+        if self._pause is not None and self._pause.active():
+            self._pause.cancel()
+        self._pause = None
+
+    def doRead(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            if not self.connected:
+                return
+            try:
+                connection, peer = self.socket.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._log.warn(
+                    "cannot accept a connection at {address}, trying again in {pause} s: {error}",
+                    address=self.getHost(),
+                    pause=PAUSE,
+                    error=error,
+                )
+                self.stopReading()
+                self._pause = self.reactor.callLater(PAUSE, self.startReading)
+                return
+            self._connect(connection, peer)
+
+    def _connect(self, connection: socket.socket, peer: Any) -> None:
+        connection.setblocking(False)
+        try:
+            protocol = self.factory.buildProtocol(UNIXAddress(peer))
+            if protocol is None:
+                connection.close()
+                return
+            self._sessions += 1
+            transport = self._transport(
+                connection, protocol, peer, self, self._sessions, self.reactor
+            )
+            protocol.makeConnection(transport)
+        except Exception:
+            self._log.failure("building a protocol for a connection")
+
+    def stopListening(self) -> Deferred[None]:
+        """
+        Close this port.
+
+        @return: a Deferred that fires when that has been done.
+        """
+        self.stopReading()
+        return deferLater(self.reactor, 0, self.connectionLost, Failure(CONNECTION_DONE))
+
+    loseConnection = stopListening
+
+    def connectionLost(self, reason: Failure) -> None:
+        if not self.connected:
+            return
+        super().connectionLost(reason)
+        self.socket.close()
+        self._closed()
+        self.factory.doStop()
+

@@ -1,0 +1,134 @@
+"""
+Upgrades as a service: the operator's signal redeploys, the process says by
+itself when it is ready, and leaves by itself when it has been replaced.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import inlineCallbacks
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
+
+from txtableflip._pidfile import takeFromTwistd
+from txtableflip._signals import signalNumber
+from txtableflip.upgrader import Upgrader, checkTimeout, currentUpgrader
+
+DRAIN_TIMEOUT = 30.0
+"""
+How long open connections may take to finish after an upgrade, in seconds.
+"""
+
+REDEPLOY_SIGNAL = "HUP"
+"""
+The signal that redeploys.
+"""
+
+
+class UpgradeService(Service):
+    """
+    Add this to an application whose endpoints are C{tableflip:} strings.
+
+    It handles the signal; says ready when the reactor runs and everything
+    listens that is to; and after an upgrade lets the open connections finish,
+    and stops the reactor.  An application that has C{tableflip:} strings and no
+    such service gets one with these defaults.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        upgrader: Upgrader | None = None,
+        drainTimeout: float = DRAIN_TIMEOUT,
+        signal: str = REDEPLOY_SIGNAL,
+    ) -> None:
+        """
+        @param upgrader: this process's; if there is none yet, it is made.
+        @param drainTimeout: how long open connections may take to finish after
+            an upgrade, in seconds; then they are cut.
+        @param signal: the name of the signal that redeploys.
+        @raise ValueError: if C{drainTimeout} is not positive, or there is no
+            such signal.
+        """
+        checkTimeout("drainTimeout", drainTimeout)
+        signalNumber(signal)
+        # The reactor must not be chosen by an import.
+        from twisted.internet import reactor  # noqa: PLC0415
+
+        self._reactor: Any = reactor
+        self.upgrader = upgrader or currentUpgrader() or Upgrader(reactor)
+        self.upgrader.service = self
+        self.drainTimeout = drainTimeout
+        self.signal = signal
+
+    def startService(self) -> None:
+        """
+        See L{twisted.application.service.IService.startService}.
+        """
+        super().startService()
+        self.upgrader.redeployOn(self.signal)
+        self.upgrader.whenExiting().addCallback(self._leave)
+        self._reactor.callWhenRunning(self._announce)
+
+    def _announce(self) -> None:
+        """
+        The reactor runs: say ready, as soon as everything listens.
+        """
+        pidFile = takeFromTwistd()
+        if pidFile is not None:
+            self.upgrader.usePidFile(pidFile)
+        listening = self.upgrader.whenListening()
+        listening.addCallbacks(lambda ignored: self._sayReady(), self._notListening)
+        listening.addErrback(lambda failure: self._log.failure("saying ready", failure))
+
+    def _sayReady(self) -> None:
+        self.upgrader.ready().addErrback(self._notServing)
+
+    def _notListening(self, failure: Any) -> None:
+        """
+        Something cannot listen.  The parent serves on, if there is one; if not,
+        the rest of this process does, as without us.
+        """
+        self._log.error(
+            "not ready, and not to be upgraded: {reason}", reason=failure.getErrorMessage()
+        )
+        self.upgrader.refuse(failure.value)
+
+    def _notServing(self, failure: Any) -> None:
+        self._log.critical("leaving: {reason}", reason=failure.getErrorMessage())
+        self._stopReactor()
+
+    @inlineCallbacks
+    def _leave(self, ignored: None) -> Any:
+        if not self.upgrader.isShuttingDown:
+            yield self.upgrader.drain(self.drainTimeout)
+            self._stopReactor()
+
+    def _stopReactor(self) -> None:
+        try:
+            self._reactor.stop()
+        except ReactorNotRunning:
+            # Somebody else was faster.
+            pass
+
+
+def automaticUpgrader(reactor: Any) -> Upgrader:
+    """
+    @return: the L{Upgrader} of this process.  If there was none, it has been
+        made, and an L{UpgradeService} will run it, unless the application adds
+        its own until the reactor runs.
+    @raise NotSupported: if there can be no upgrades here.
+    """
+    upgrader = currentUpgrader()
+    if upgrader is None:
+        upgrader = Upgrader(reactor)
+        reactor.callWhenRunning(_runUnattended, upgrader)
+    return upgrader
+
+
+def _runUnattended(upgrader: Upgrader) -> None:
+    if upgrader.service is None:
+        UpgradeService(upgrader).startService()

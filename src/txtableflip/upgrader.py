@@ -1,0 +1,255 @@
+"""
+L{Upgrader}: this process as one in a chain of generations.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IReactorProcess,
+    IReactorSocket,
+    IReactorUNIX,
+    IStreamServerEndpoint,
+)
+
+from txtableflip import _lifecycle
+from txtableflip._endpoint import InheritableEndpoint, Listens
+from txtableflip._parent import findParent
+from txtableflip._process import Process
+from txtableflip._reactor import InheritingReactor
+from txtableflip._signals import SignalHandler
+from txtableflip.errors import NotSupported, PidFileError, UpgraderExists
+
+UPGRADE_TIMEOUT = 60.0
+"""
+How long a child has to become ready if nothing else is said, in seconds.
+"""
+
+_current: Upgrader | None = None
+
+
+class Upgrader:
+    """
+    The one object of a process that knows of its parent and its child.
+
+    Make it before anything listens; let what is to be inherited listen through
+    it (L{endpoint}, L{reactor}, or C{tableflip:} endpoint strings); say
+    L{ready}; and leave when L{whenExiting} fires.
+
+    @ivar hasParent: whether this process was started in an upgrade
+        (tableflip's C{HasParent}).
+    @ivar generation: which one this is in its chain, counted from 1.
+    @ivar isShuttingDown: whether the reactor is.
+    @ivar reactor: the reactor, but that what listens through it is inherited:
+        for C{TCPServer(..., reactor=upgrader.reactor)} and the like.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        upgradeTimeout: float = UPGRADE_TIMEOUT,
+        pidFile: str | None = None,
+    ) -> None:
+        """
+        If this process was started in an upgrade, wait for what the parent has
+        to hand over; that is there already.
+
+        @param upgradeTimeout: how long a child may take until it is ready, in
+            seconds; then it is ended, and the upgrade has failed.
+        @param pidFile: the path of a file that is to name the process that
+            serves.
+        @raise NotSupported: if the platform or the reactor cannot do it.
+        @raise UpgraderExists: if this process has one.
+        @raise ValueError: if C{upgradeTimeout} is not positive.
+        @raise ChannelError: if what the parent sent cannot be used.
+        """
+        global _current  # noqa: PLW0603 - there is one to a process
+        checkTimeout("upgradeTimeout", upgradeTimeout)
+        checkSupport(reactor)
+        if _current is not None:
+            raise UpgraderExists(
+                "this process has an Upgrader: make yours before the first tableflip: "
+                "endpoint string, or pass the one there is (txtableflip.currentUpgrader())"
+            )
+        parent = findParent()
+        self._process = Process(reactor, parent, upgradeTimeout, pidFile)
+        self._core = _lifecycle.Core(self._process)
+        self._lifecycle = _lifecycle.begin(self._core, hasParent=parent is not None)
+        self._reactor = reactor
+        self._listens = Listens()
+        self.isShuttingDown = False
+        self.service: object = None
+        self.hasParent = parent is not None
+        self.generation = self._process.generation
+        self.reactor = InheritingReactor(reactor, self._process.ports)
+        self._process.connect(self._lifecycle)
+        reactor.addSystemEventTrigger("before", "shutdown", self._shutDown)
+        reactor.addSystemEventTrigger("after", "shutdown", self._process.leave)
+        _current = self
+
+    def endpoint(self, description: str) -> IStreamServerEndpoint:
+        """
+        Make an endpoint whose listening socket is inherited: what the string
+        C{tableflip:} plus C{description} makes.
+
+        @param description: an endpoint string, such as C{tcp:8080}.
+        @raise ValueError: if it describes no endpoint.
+        """
+        return InheritableEndpoint(
+            self._reactor, self._process.ports, self._listens, description
+        )
+
+    def whenListening(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when every endpoint that has been made
+            (L{endpoint}, and C{tableflip:} strings) listens, or is not held by
+            anybody any more.  It fails as the first of them did that could not
+            listen.
+        """
+        return self._listens.whenSettled()
+
+    def ready(self) -> Deferred[None]:
+        """
+        Say that this process has initialised: everything listens that is to.
+        In the first generation it serves already; in any other the parent now
+        stops accepting, and this process begins to (tableflip's C{Ready}).
+
+        @return: a Deferred that fires when this process serves.  It fails with
+            L{PidFileError} if the pid file cannot be written, with
+            L{Abandoned}, L{ParentTimedOut} or L{Stopping} if this process is
+            not to serve any more: it should leave then.
+        """
+        try:
+            self._process.prepare()
+        except PidFileError as error:
+            self._lifecycle.initialisationFailed(error)
+        else:
+            self._lifecycle.ready()
+        return self._core.isReady.wait()
+
+    def refuse(self, error: Exception) -> None:
+        """
+        Say that this process will not be ready, and why: the parent's upgrade
+        fails with the reason (L{ChildRefused}), without waiting for the
+        deadline.
+        """
+        self._lifecycle.initialisationFailed(error)
+
+    def upgrade(self) -> Deferred[None]:
+        """
+        Start this program anew, and have the new process take over
+        (tableflip's C{Upgrade}).
+
+        @return: a Deferred that fires when it has.  It fails at once with a
+            L{Refusal} if this is not the moment, and with an L{UpgradeFailed}
+            if the new process did not take over; this one serves on.
+        """
+        result: Deferred[None] = Deferred()
+        self._lifecycle.upgrade(result)
+        return result
+
+    def redeploy(self) -> None:
+        """
+        Upgrade as soon as that may be, as an operator's signal asks for: a
+        request that comes while an upgrade runs, or while the parent is still
+        there, is remembered, once, and reaches whoever may act on it.  The
+        outcome is in the log.
+        """
+        self._lifecycle.redeploy()
+
+    def redeployOn(self, name: str) -> None:
+        """
+        Make a signal call L{redeploy}, until the reactor stops.  A signal that
+        comes while a process starts waits for it to be ready.
+
+        @param name: the signal's, with or without C{SIG}: C{"HUP"}.
+        @raise ValueError: if there is none of that name.
+        """
+        handler = SignalHandler(
+            name, lambda: self._reactor.callFromThread(self._lifecycle.redeploy)
+        )
+        handler.install()
+        self._process.signals.append(handler.number)
+        self._reactor.addSystemEventTrigger("after", "shutdown", handler.restore)
+
+    def whenExiting(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when this process should finish what it
+            began, and go: its successor serves, or it was told to stop
+            (tableflip's C{Exit}).
+        """
+        return self._core.isExiting.wait()
+
+    def whenParentExits(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when the parent is gone, or at once if
+            there is none; cancel it to stop waiting (tableflip's
+            C{WaitForParent}).
+        """
+        if not self.hasParent:
+            self._core.parentIsGone.happen()
+        return self._core.parentIsGone.wait()
+
+    def stop(self) -> Deferred[None]:
+        """
+        Refuse upgrades from now on; end a child that has not taken over yet
+        (tableflip's C{Stop}).  The reactor's shutdown calls this.
+
+        @return: a Deferred that fires when there is no such child.
+        """
+        self._lifecycle.stop()
+        return self._core.isExiting.wait()
+
+    def _shutDown(self) -> Deferred[None]:
+        self.isShuttingDown = True
+        return self.stop().addCallback(lambda ignored: self._process.letGo())
+
+    def usePidFile(self, path: str) -> None:
+        """
+        Name the file that is to tell which process serves, unless one has been
+        named: before L{ready}.
+        """
+        self._process.suggestPidFile(path)
+
+    def drain(self, timeout: float) -> Deferred[int]:
+        """
+        Let the connections finish that were accepted by inheritable listeners,
+        then stop these listeners and their factories.
+
+        @param timeout: how long the connections have, in seconds.
+        @return: a Deferred that fires with how many were cut.
+        """
+        return self._process.drain(timeout)
+
+
+def currentUpgrader() -> Upgrader | None:
+    """
+    @return: the L{Upgrader} of this process, if there is one.
+    """
+    return _current
+
+
+def checkSupport(reactor: Any) -> None:
+    """
+    @raise NotSupported: if there can be no upgrades here.
+    """
+    if os.name != "posix":
+        raise NotSupported("this platform cannot hand sockets to a new process")
+    for interface in (IReactorSocket, IReactorUNIX, IReactorProcess):
+        if not interface.providedBy(reactor):
+            raise NotSupported(
+                f"{type(reactor).__name__} cannot hand sockets to a new process: it does not "
+                f"provide {interface.__name__}"
+            )
+
+
+def checkTimeout(name: str, seconds: float) -> None:
+    """
+    @raise ValueError: if that is no time to wait.
+    """
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")
