@@ -5,10 +5,7 @@ The file that tells the operator which process serves.
 from __future__ import annotations
 
 import os
-import sys
-from typing import Any
 
-from twisted.application.app import ApplicationRunner
 from twisted.logger import Logger
 from twisted.python.filepath import FilePath
 
@@ -74,32 +71,3 @@ class PidFile:
             pass
         except OSError as error:
             self._log.error("cannot remove the pid file: {error}", error=error)
-
-
-def takeFromTwistd() -> str | None:
-    """
-    If this process was started by twistd, take the pid file out of its hands:
-    it would remove whatever is there when it ends, and that may be the
-    successor's by then.
-
-    @return: the path of the pid file, if twistd has one.
-    """
-    runner = _findRunner()
-    if runner is None:
-        return None
-    path: str | None = runner.config.get("pidfile")
-    runner.config["pidfile"] = ""
-    return path or None
-
-
-def _findRunner() -> Any:
-    """
-    twistd keeps its runner nowhere but on the stack.
-    """
-    frame = sys._getframe()  # noqa: SLF001
-    while frame is not None:
-        runner = frame.f_locals.get("self")
-        if isinstance(runner, ApplicationRunner):
-            return runner
-        frame = frame.f_back  # type: ignore[assignment]
-    return None

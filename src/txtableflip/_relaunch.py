@@ -85,8 +85,8 @@ def keepInForeground(arguments: Sequence[str]) -> list[str]:
     Make twistd's arguments those of a child: it must not become a daemon,
     which would look as if it had died; nor touch the pid file, which names its
     parent; nor change its name, for which it would start itself once more and
-    lose the channel.  All that is inserted behind the user's own options,
-    because the last one counts.
+    lose the channel; nor write to the log file as if it were alone.  All that
+    is inserted behind the user's own options, because the last one counts.
 
     @param arguments: what follows C{twistd} on the command line.
     """
@@ -110,13 +110,15 @@ def keepInForeground(arguments: Sequence[str]) -> list[str]:
     if tuple(before[-len(_FOREGROUND) :]) == _FOREGROUND:
         return list(arguments)
     names = {name for name, _ in given}
-    log = [] if names & (_NO_DAEMON | _HAS_LOG) else ["--logfile=twistd.log"]
+    log = []
+    if not names & {"--logger", "--syslog"}:
+        log.append("--logger=txtableflip._logfile.observer")
+        if not names & {"-n", "--nodaemon", "-b", "--debug", "-l", "--logfile"}:
+            log.append("--logfile=twistd.log")
     return [*before, *log, *_FOREGROUND, *after]
 
 
 _FOREGROUND = ("--nodaemon", "--pidfile=", "--originalname")
-_NO_DAEMON = {"-n", "--nodaemon", "-b", "--debug"}
-_HAS_LOG = {"-l", "--logfile", "--syslog", "--logger"}
 
 
 def _isWhole(parse: Callable[[Sequence[str]], object], some: Sequence[str]) -> bool:

@@ -12,7 +12,8 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
-from txtableflip._pidfile import takeFromTwistd
+from txtableflip import _twistd
+from txtableflip._logfile import shareTwistdLog
 from txtableflip._signals import signalNumber
 from txtableflip.upgrader import Upgrader, checkTimeout, currentUpgrader
 
@@ -77,7 +78,8 @@ class UpgradeService(Service):
         """
         The reactor runs: say ready, as soon as everything listens.
         """
-        pidFile = takeFromTwistd()
+        shareTwistdLog()
+        pidFile = _twistd.takePidFile()
         if pidFile is not None:
             self.upgrader.usePidFile(pidFile)
         listening = self.upgrader.whenListening()

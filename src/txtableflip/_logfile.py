@@ -1,0 +1,145 @@
+"""
+A log file that two processes write at once: the old one until it has drained,
+the new one from its first line on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from twisted.logger import ILogObserver, textFileLogObserver
+from twisted.python.logfile import LogFile
+
+from txtableflip._twistd import findRunner
+
+
+class SharedLogFile(LogFile):
+    """
+    Twisted's rotating log file, for any number of writers: each line is
+    appended as a whole, wherever the others have written meanwhile; and whoever
+    rotates the file, all go on in the new one.
+    """
+
+    def shouldRotate(self) -> bool:
+        """
+        @return: whether the file has reached C{rotateLength} bytes, whoever
+            wrote them.
+        """
+        return bool(self.rotateLength) and self._size() >= self.rotateLength
+
+    def write(self, data: Any) -> None:
+        """
+        Append some data, to the file that is there now.
+        """
+        if self._isMoved():
+            self.reopen()
+        super().write(data)
+
+    def rotate(self) -> None:
+        """
+        Rotate the file, unless another process just has.
+        """
+        with self._lock():
+            if self._isMoved():
+                self.reopen()
+            else:
+                super().rotate()
+
+    def _openFile(self) -> None:
+        # Twisted would truncate a file that another process has just created.
+        os.close(os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666))
+        super()._openFile()
+        appendOnly(self._file.fileno())
+
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def _isMoved(self) -> bool:
+        try:
+            return not os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return True
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """
+        Keep others from rotating.  The lock is on the directory, which is
+        there anyway.
+        """
+        directory = os.open(self.directory, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(directory)
+
+
+def appendOnly(fileno: int) -> None:
+    """
+    Make every write to an open file go to its end (C{O_APPEND} of open(2)).
+    """
+    fcntl.fcntl(fileno, fcntl.F_SETFL, fcntl.fcntl(fileno, fcntl.F_GETFL) | os.O_APPEND)
+
+
+def shareTwistdLog() -> None:
+    """
+    Let a successor write to the log that twistd has opened by itself for this
+    process.
+    """
+    runner = findRunner()
+    path = runner.config.get("logfile") or "twistd.log" if runner is not None else None
+    if path is None or not os.path.isfile(path):
+        return
+    log = os.stat(path)
+    for name in os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"):
+        try:
+            if os.path.samestat(os.fstat(int(name)), log):
+                appendOnly(int(name))
+        except OSError:
+            # The descriptor by which the directory was read.
+            continue
+
+
+def observer() -> ILogObserver:
+    """
+    The value of C{--logger}: make the log observer that twistd would have made
+    (the application's; else C{--logfile}, C{twistd.log}, or standard output),
+    with a file that is shared.
+    """
+    runner = findRunner()
+    application = getattr(runner, "application", None)
+    its = application.getComponent(ILogObserver) if application is not None else None
+    if its is not None:
+        observer: ILogObserver = its
+        return observer
+    config = runner.config if runner is not None else {"nodaemon": True}
+    path = config.get("logfile")
+    if path == "-" and not config["nodaemon"]:
+        sys.exit("Daemons cannot log to stdout, exiting!")
+    if path == "-" or (config["nodaemon"] and not path):
+        return textFileLogObserver(sys.stdout)
+    log = SharedLogFile.fromFullPath(path or "twistd.log")
+    _rotateOnSignal(log)
+    return textFileLogObserver(log)
+
+
+def _rotateOnSignal(log: SharedLogFile) -> None:
+    """
+    Rotate on SIGUSR1, as twistd does, unless the application uses that signal.
+    """
+
+    def rotate(number: int, frame: object) -> None:
+        # The reactor must not be chosen by an import.
+        from twisted.internet import reactor  # noqa: PLC0415
+
+        theReactor: Any = reactor
+        theReactor.callFromThread(log.rotate)
+
+    if not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, rotate)

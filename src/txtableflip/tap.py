@@ -1,0 +1,135 @@
+"""
+The command C{twistd tableflip}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import IProcess, IService, MultiService
+from twisted.logger import ILogObserver, Logger
+from twisted.python import usage
+from twisted.python.components import Componentized
+
+from txtableflip._application import ApplicationError, findApplication
+from txtableflip._signals import signalNumber
+from txtableflip.errors import NotSupported
+from txtableflip.service import DRAIN_TIMEOUT, REDEPLOY_SIGNAL, UpgradeService
+from txtableflip.upgrader import UPGRADE_TIMEOUT, Upgrader, checkTimeout
+
+_log = Logger()
+
+
+def _seconds(value: str) -> float:
+    seconds = float(value)
+    checkTimeout("it", seconds)
+    return seconds
+
+
+_seconds.coerceDoc = "a number of seconds, more than 0"  # type: ignore[attr-defined]
+
+
+class Options(usage.Options):
+    """
+    What C{twistd tableflip} understands.
+    """
+
+    synopsis = "[options] --app APPLICATION [-- options of APPLICATION]"
+    longdesc = (
+        "Run an application whose endpoints begin with tableflip: (as in "
+        "tableflip:tcp:8080). On SIGHUP its next version is started beside it, takes over "
+        "the listening sockets when it is ready, and this one finishes what it began. "
+        "APPLICATION is module:attribute; or a module with an attribute application, "
+        "service or makeService; or a .tac or .py file with one; or another twistd "
+        "command, whose own options follow after --."
+    )
+    optParameters = (
+        ("app", "a", None, "What to run."),
+        (
+            "upgrade-timeout",
+            None,
+            UPGRADE_TIMEOUT,
+            "Seconds that a new process may take until it is ready.",
+            _seconds,
+        ),
+        (
+            "drain-timeout",
+            None,
+            DRAIN_TIMEOUT,
+            "Seconds that open connections may take to finish after an upgrade.",
+            _seconds,
+        ),
+        ("signal", "s", REDEPLOY_SIGNAL, "The signal that redeploys."),
+    )
+    makeApplication: Callable[[], object]
+
+    def parseArgs(self, *arguments: str) -> None:
+        """
+        Keep the options of the application.
+        """
+        self["arguments"] = arguments
+
+    def postOptions(self) -> None:
+        """
+        Refuse what cannot work, and load what can be loaded.
+
+        @raise usage.UsageError: with what is wrong, and what to write instead.
+        """
+        if not self["app"]:
+            raise usage.UsageError("--app is missing: say what to run, as in --app web")
+        if self.parent.get("chroot"):
+            raise usage.UsageError(
+                "--chroot cannot be used: the next version could not be started from "
+                "inside, where there is no Python"
+            )
+        try:
+            signalNumber(self["signal"])
+            self.makeApplication = findApplication(
+                self["app"], self["arguments"], self.parent
+            )
+        except (ValueError, ApplicationError) as error:
+            raise usage.UsageError(str(error)) from error
+        if not (self.parent.get("logger") or self.parent.get("syslog")):
+            self.parent["logger"] = "txtableflip._logfile.observer"
+
+
+class Host(MultiService):
+    """
+    The application and what upgrades it.
+    """
+
+    def __init__(self, application: Any) -> None:
+        super().__init__()
+        self._application = application
+        IService(application).setServiceParent(self)
+
+    def setServiceParent(self, parent: Any) -> None:
+        """
+        Become twistd's application, with what the user's may have decided: its
+        log, its user and its name.
+        """
+        super().setServiceParent(parent)
+        for interface in (ILogObserver, IProcess):
+            component = interface(self._application, None)
+            if component is not None and isinstance(self._application, Componentized):
+                parent.setComponent(interface, component)
+
+
+def makeService(options: Options) -> IService:
+    """
+    Make the service that L{Options} describes.
+    """
+    from twisted.internet import reactor  # noqa: PLC0415 - twistd chooses it
+
+    service = None
+    try:
+        upgrader = Upgrader(reactor, options["upgrade-timeout"])
+    except NotSupported as error:
+        _log.warn("there will be no upgrades: {error}", error=error)
+    else:
+        service = UpgradeService(upgrader, options["drain-timeout"], options["signal"])
+    host = Host(options.makeApplication())
+    if service is not None:
+        service.setServiceParent(host)
+    return host
