@@ -27,9 +27,7 @@ class ApplicationError(TableflipError):
     """
 
 
-def findApplication(
-    name: str, arguments: Sequence[str], parent: Any
-) -> Callable[[], object]:
+def findApplication(name: str, arguments: Sequence[str], parent: Any) -> Callable[[], object]:
     """
     Find an application by the name that the user gave it.
 

@@ -110,9 +110,7 @@ class Child(ProcessProtocol):
 
     # -- what it is told
 
-    def start(
-        self, command: Command, manifest: Manifest, descriptors: Sequence[int]
-    ) -> None:
+    def start(self, command: Command, manifest: Manifest, descriptors: Sequence[int]) -> None:
         """
         Start it, and send it what it inherits.
         """

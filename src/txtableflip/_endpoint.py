@@ -47,7 +47,7 @@ class Listens:
 
         def done(result: Any) -> Any:
             if isinstance(result, Failure):
-                self._settled.fail(result.value)
+                self._settled.fail(result.value or NotInheritable(str(result)))
             self._done(listening)
             return result
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Union, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from txtableflip.errors import ChannelError
 
@@ -162,7 +162,7 @@ class Redeploy:
     """
 
 
-Message = Union[Manifest, Hello, Ready, Refused, Commit, Abort, Serving, Redeploy]
+Message = Manifest | Hello | Ready | Refused | Commit | Abort | Serving | Redeploy
 _TYPES: dict[str, type[Message]] = {cls.__name__: cls for cls in get_args(Message)}
 
 

@@ -37,7 +37,7 @@ class Occasion:
         """
         self._conclude(True)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """
         It cannot happen any more, and C{error} says why.
         """

@@ -87,7 +87,7 @@ def findParent() -> Parent | None:
         not started by one.
     @raise ChannelError: if it was, and cannot use what the parent sent.
     """
-    global _channel  # noqa: PLW0603 - a process has one, and can use it once
+    global _channel
     fileno, _channel = _channel, None
     if fileno is None:
         return None
@@ -95,8 +95,10 @@ def findParent() -> Parent | None:
     reason = _distrust(sock)
     if reason is not None:
         sock.close()
-        _log.warn("the channel is not believed, {reason}: going on as a first generation",
-                  reason=reason)
+        _log.warn(
+            "the channel is not believed, {reason}: going on as a first generation",
+            reason=reason,
+        )
         return None
     return receiveManifest(sock, MANIFEST_TIMEOUT)
 

@@ -129,10 +129,13 @@ class Ports:
             return Held(sock, identity)
 
         try:
-            return self._open(key, create, lambda sock: self._adoptUNIX(key, sock, factory))
+            port: IListeningPort = self._open(
+                key, create, lambda sock: self._adoptUNIX(key, sock, factory)
+            )
         except BaseException:
             self.forget(key)
             raise
+        return port
 
     def adoptStreamPort(self, fileno: int, family: int, factory: Any) -> IListeningPort:
         """
@@ -144,9 +147,10 @@ class Ports:
         network = {socket.AF_INET: "tcp", socket.AF_INET6: "tcp6"}.get(sock.family, "unix")
         if network == "unix":
             key = self._nextKey(network, os.fsdecode(sock.getsockname()))
-            return self._open(
+            port: IListeningPort = self._open(
                 key, lambda: Held(sock), lambda mine: self._adoptUNIX(key, mine, factory)
             )
+            return port
         key = self._nextKey(network, _canonical(*sock.getsockname()[:2]))
         adopted = self._open(
             key,
@@ -318,8 +322,8 @@ def _bindInternet(model: Any) -> socket.socket:
         if model.addressFamily == socket.AF_INET6:
             flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
             found = socket.getaddrinfo(model.interface, 1, sock.family, sock.type, 0, flags)
-            host, _, flow, scope = found[0][4]
-            sock.bind((host, model.port, flow, scope))
+            resolved: Any = found[0][4]
+            sock.bind((resolved[0], model.port, *resolved[2:]))
         else:
             sock.bind((model.interface, model.port))
     except OSError as error:

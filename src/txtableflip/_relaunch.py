@@ -91,7 +91,7 @@ def keepInForeground(arguments: Sequence[str]) -> list[str]:
     @param arguments: what follows C{twistd} on the command line.
     """
     # Here, because it imports much, and only twistd's processes need it.
-    from twisted.scripts.twistd import ServerOptions  # noqa: PLC0415
+    from twisted.scripts._twistd_unix import ServerOptions  # noqa: PLC0415
 
     options = ServerOptions()
 

@@ -64,6 +64,7 @@ class UNIXPort(FileDescriptor):
         closed: Callable[[], None],
     ) -> None:
         super().__init__(reactor)
+        self._clock = reactor
         self.socket = sock
         self.factory = factory
         self._closed = closed
@@ -116,13 +117,13 @@ class UNIXPort(FileDescriptor):
                 continue
             except OSError as error:
                 self._log.warn(
-                    "cannot accept a connection at {address}, trying again in {pause} s: {error}",
+                    "cannot accept at {address}, trying again in {pause} s: {error}",
                     address=self.getHost(),
                     pause=PAUSE,
                     error=error,
                 )
                 self.stopReading()
-                self._pause = self.reactor.callLater(PAUSE, self.startReading)
+                self._pause = self._clock.callLater(PAUSE, self.startReading)
                 return
             self._connect(connection, peer)
 
@@ -138,7 +139,7 @@ class UNIXPort(FileDescriptor):
                 connection, protocol, peer, self, self._sessions, self.reactor
             )
             protocol.makeConnection(transport)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the port must outlive it
             self._log.failure("building a protocol for a connection")
 
     def stopListening(self) -> Deferred[None]:
@@ -148,7 +149,7 @@ class UNIXPort(FileDescriptor):
         @return: a Deferred that fires when that has been done.
         """
         self.stopReading()
-        return deferLater(self.reactor, 0, self.connectionLost, Failure(CONNECTION_DONE))
+        return deferLater(self._clock, 0, self.connectionLost, Failure(CONNECTION_DONE))
 
     loseConnection = stopListening
 
@@ -159,4 +160,3 @@ class UNIXPort(FileDescriptor):
         self.socket.close()
         self._closed()
         self.factory.doStop()
-

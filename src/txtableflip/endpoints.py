@@ -56,7 +56,8 @@ class TableflipStringParser:
                 description=description,
                 error=error,
             )
-            return serverFromString(reactor, description)
+            plain: IStreamServerEndpoint = serverFromString(reactor, description)
+            return plain
         return upgrader.endpoint(description)
 
 
@@ -73,4 +74,5 @@ def unparse(args: tuple[str, ...], kwargs: dict[str, str]) -> str:
 def _quote(argument: str) -> str:
     # quoteStringArgument leaves the equals sign, which would make a keyword of
     # what was none.
-    return quoteStringArgument(argument).replace("=", "\\=")
+    quoted: str = quoteStringArgument(argument)
+    return quoted.replace("=", "\\=")

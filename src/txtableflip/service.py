@@ -5,6 +5,7 @@ itself when it is ready, and leaves by itself when it has been replaced.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
@@ -110,11 +111,9 @@ class UpgradeService(Service):
             self._stopReactor()
 
     def _stopReactor(self) -> None:
-        try:
+        # Somebody else may have been faster.
+        with suppress(ReactorNotRunning):
             self._reactor.stop()
-        except ReactorNotRunning:
-            # Somebody else was faster.
-            pass
 
 
 def automaticUpgrader(reactor: Any) -> Upgrader:

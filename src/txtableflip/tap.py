@@ -23,11 +23,8 @@ _log = Logger()
 
 def _seconds(value: str) -> float:
     seconds = float(value)
-    checkTimeout("it", seconds)
+    checkTimeout("a timeout", seconds)
     return seconds
-
-
-_seconds.coerceDoc = "a number of seconds, more than 0"  # type: ignore[attr-defined]
 
 
 class Options(usage.Options):
@@ -62,6 +59,7 @@ class Options(usage.Options):
         ),
         ("signal", "s", REDEPLOY_SIGNAL, "The signal that redeploys."),
     )
+    upgrader: Upgrader | None
     makeApplication: Callable[[], object]
 
     def parseArgs(self, *arguments: str) -> None:
@@ -72,26 +70,39 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """
-        Refuse what cannot work, and load what can be loaded.
+        Refuse what cannot work, and load the application.
 
         @raise usage.UsageError: with what is wrong, and what to write instead.
         """
+        twistd: Any = self.parent
         if not self["app"]:
             raise usage.UsageError("--app is missing: say what to run, as in --app web")
-        if self.parent.get("chroot"):
+        if twistd.get("chroot"):
             raise usage.UsageError(
                 "--chroot cannot be used: the next version could not be started from "
                 "inside, where there is no Python"
             )
         try:
             signalNumber(self["signal"])
-            self.makeApplication = findApplication(
-                self["app"], self["arguments"], self.parent
-            )
+            self.upgrader = self._makeUpgrader()
+            self.makeApplication = findApplication(self["app"], self["arguments"], twistd)
         except (ValueError, ApplicationError) as error:
             raise usage.UsageError(str(error)) from error
-        if not (self.parent.get("logger") or self.parent.get("syslog")):
-            self.parent["logger"] = "txtableflip._logfile.observer"
+        if not (twistd.get("logger") or twistd.get("syslog")):
+            twistd["logger"] = "txtableflip._logfile.observer"
+
+    def _makeUpgrader(self) -> Upgrader | None:
+        """
+        Make the L{Upgrader}, before the application is loaded: its first
+        C{tableflip:} string would make one that does not know our options.
+        """
+        from twisted.internet import reactor  # noqa: PLC0415 - twistd has chosen it
+
+        try:
+            return Upgrader(reactor, self["upgrade-timeout"])
+        except NotSupported as error:
+            _log.warn("there will be no upgrades: {error}", error=error)
+            return None
 
 
 class Host(MultiService):
@@ -120,16 +131,9 @@ def makeService(options: Options) -> IService:
     """
     Make the service that L{Options} describes.
     """
-    from twisted.internet import reactor  # noqa: PLC0415 - twistd chooses it
-
-    service = None
-    try:
-        upgrader = Upgrader(reactor, options["upgrade-timeout"])
-    except NotSupported as error:
-        _log.warn("there will be no upgrades: {error}", error=error)
-    else:
-        service = UpgradeService(upgrader, options["drain-timeout"], options["signal"])
     host = Host(options.makeApplication())
-    if service is not None:
-        service.setServiceParent(host)
+    if options.upgrader is not None:
+        UpgradeService(
+            options.upgrader, options["drain-timeout"], options["signal"]
+        ).setServiceParent(host)
     return host

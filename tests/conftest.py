@@ -1,0 +1,12 @@
+"""
+What all tests share.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from processes import service  # noqa: E402
+
+__all__ = ["service"]

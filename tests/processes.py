@@ -1,0 +1,300 @@
+"""
+Real processes and real clients, for tests: a service that is started, deployed
+and watched from outside, as its operator and its clients see it.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+APPS = Path(__file__).parent / "apps"
+DEADLINE = 60.0
+"""
+How long anything may take on a busy machine, in seconds.
+"""
+
+TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
+
+
+def until(condition, what, deadline=DEADLINE):
+    """
+    Wait until a condition is true, and return its value.
+    """
+    end = time.monotonic() + deadline
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"waited {deadline} s in vain for {what}"
+        time.sleep(0.01)
+
+
+def freePort():
+    """
+    Return a TCP port on which nobody listens.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def isAlive(pid):
+    """
+    Say whether a process runs: a zombie does not.
+    """
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+class Service:
+    """
+    A service in a directory of its own, started by the test and never left
+    behind: every process that descends from it carries a mark in its
+    environment, and is killed in the end.
+    """
+
+    def __init__(self, directory, **environment):
+        self.directory = Path(directory)
+        self.mark = f"TXTABLEFLIP_TEST={uuid.uuid4().hex}"
+        self.releaseFile = self.directory / "release.py"
+        self.release("name = '1'")
+        self.environment = {
+            **os.environ,
+            "RELEASE_FILE": str(self.releaseFile),
+            **dict([self.mark.split("=")]),
+            **environment,
+        }
+        self.environment.pop("PWD", None)
+
+    def release(self, code):
+        """
+        Deploy this code: the next process that starts runs it.
+        """
+        self.releaseFile.write_text(code)
+
+    def run(self, *arguments, **options):
+        """
+        Run a command to its end, and return what subprocess.run does.
+        """
+        return subprocess.run(
+            arguments,
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+            **options,
+        )
+
+    def twistd(self, *arguments):
+        """
+        Start a daemon, and wait until it serves.
+        """
+        done = self.run(TWISTD, *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        self.waitFor("generation 1 serves")
+        return self.pid
+
+    def start(self, *arguments, **options):
+        """
+        Start a process in the foreground.
+        """
+        return subprocess.Popen(arguments, cwd=self.directory, env=self.environment, **options)
+
+    @property
+    def pidFile(self):
+        return self.directory / "twistd.pid"
+
+    @property
+    def pid(self):
+        """
+        The process that the pid file names.
+        """
+        return int(self.pidFile.read_text())
+
+    @property
+    def log(self):
+        """
+        The text of the log.
+        """
+        path = self.directory / "twistd.log"
+        return path.read_text() if path.exists() else ""
+
+    def waitFor(self, text, count=1):
+        """
+        Wait until the log has a text so often.
+        """
+        until(lambda: self.log.count(text) >= count, f"{text!r} ({count}) in\n{self.log}")
+
+    def redeploy(self):
+        """
+        Send SIGHUP to the process that serves, and wait until another one does
+        and the old one is gone.
+        """
+        old = self.pid
+        os.kill(old, signal.SIGHUP)
+        until(lambda: self.pid != old, f"a successor of {old}:\n{self.log[-3000:]}")
+        until(lambda: not isAlive(old), f"the end of {old}:\n{self.log[-3000:]}")
+        return self.pid
+
+    def fail(self):
+        """
+        Send SIGHUP to the process that serves, and wait until it has said that
+        the upgrade failed.
+        """
+        before = self.log.count("upgrade failed")
+        os.kill(self.pid, signal.SIGHUP)
+        self.waitFor("upgrade failed", before + 1)
+
+    def processes(self):
+        """
+        Return the ids of all living processes that descend from this service.
+        """
+        mark = self.mark.encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and isAlive(entry.name):
+                try:
+                    if mark in (entry / "environ").read_bytes():
+                        found.append(int(entry.name))
+                except OSError:
+                    pass
+        return found
+
+    def kill(self):
+        """
+        End all that is left, and wait until it has ended.
+        """
+        for _ in range(5):
+            for pid in self.processes():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        until(lambda: not self.processes(), "the end of all processes")
+
+
+class Clients:
+    """
+    Clients that do not forgive: each opens a connection, asks, reads to the
+    end, checks the whole answer, and begins again without a pause.  Anything
+    else is kept in C{failures}.
+
+    @ivar address: a (host, port) or a path.
+    """
+
+    def __init__(self, address, count=8, wrap=lambda sock: sock):
+        self.address = address
+        self.failures = []
+        self.answers = Counter()
+        self._wrap = wrap
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(count)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        until(lambda: self.total or self.failures, "a first answer")
+        return self
+
+    def __exit__(self, *exception):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+
+    @property
+    def total(self):
+        """
+        How many answers there were.
+        """
+        return sum(self.answers.values())
+
+    @property
+    def generations(self):
+        """
+        Which generations have answered.
+        """
+        return {generation for _, generation in list(self.answers)}
+
+    @property
+    def releases(self):
+        """
+        Which releases of the code have answered.
+        """
+        return {release for release, _ in list(self.answers)}
+
+    def waitForMore(self, count=20):
+        """
+        Wait until so many more answers have come.
+        """
+        goal = self.total + count
+        until(lambda: self.total >= goal or self.failures, f"{count} more answers")
+
+    def _run(self, number):
+        turn = 0
+        while not self._stop.is_set():
+            turn += 1
+            try:
+                release, generation = ask(self.address, f"{number}.{turn}", self._wrap)
+                self.answers[release, generation] += 1
+            except Exception as error:
+                self.failures.append(f"client {number}, turn {turn}: {error!r}")
+                if len(self.failures) > 100:
+                    return
+
+
+def connect(address, wrap=lambda sock: sock):
+    """
+    Open a connection to a (host, port) or a path.
+    """
+    family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
+    sock = socket.socket(family)
+    sock.settimeout(DEADLINE)
+    try:
+        sock.connect(address)
+        return wrap(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def ask(address, question="x", wrap=lambda sock: sock):
+    """
+    Ask a service once, on a connection of its own.
+
+    @return: the release and the generation that have answered.
+    @raise AssertionError: if the answer is not whole.
+    """
+    with connect(address, wrap) as sock:
+        sock.sendall(f"{question}\n".encode())
+        answer = b""
+        while part := sock.recv(4096):
+            answer += part
+    words = answer.decode().split()
+    assert len(words) == 5, f"short answer {answer!r}"
+    assert (words[0], words[4]) == (question, "."), f"wrong answer {answer!r}"
+    return words[1], int(words[2])
+
+
+@pytest.fixture
+def service(tmp_path):
+    """
+    A service that has not been started, in a directory of its own.
+    """
+    made = Service(tmp_path)
+    yield made
+    made.kill()
