@@ -113,6 +113,12 @@ class Inventory:
         self.inherited.clear()
         return dropped
 
+    def names(self) -> list[str]:
+        """
+        @return: what is in use, in words.
+        """
+        return [str(key) for key in self.used]
+
     def entries(self) -> tuple[Entry, ...]:
         """
         @return: what a child is to be told about everything in use.

@@ -16,6 +16,7 @@ from typing import Any
 from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python.logfile import LogFile
 
+from txtableflip._relaunch import DIRECTORY
 from txtableflip._twistd import findRunner
 
 
@@ -93,8 +94,11 @@ def shareTwistdLog() -> None:
     process.
     """
     runner = findRunner()
-    path = runner.config.get("logfile") or "twistd.log" if runner is not None else None
-    if path is None or not os.path.isfile(path):
+    if runner is None:
+        return
+    # The name is as twistd found it, which may have gone elsewhere since.
+    path = os.path.join(DIRECTORY, runner.config.get("logfile") or "twistd.log")
+    if not os.path.isfile(path):
         return
     log = os.stat(path)
     for name in os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"):

@@ -5,6 +5,7 @@ The file that tells the operator which process serves.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from twisted.logger import Logger
 from twisted.python.filepath import FilePath
@@ -24,7 +25,10 @@ class PidFile:
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         self._file: FilePath[str] = FilePath(self.path)
-        self._sibling: FilePath[str] | None = None
+        # One name is enough: there is one upgrade at a time, and what a child
+        # that was killed has left there is replaced by the next.
+        self._sibling: FilePath[str] = FilePath(f"{self.path}.new")
+        self._isPrepared = False
 
     def prepare(self) -> None:
         """
@@ -32,18 +36,19 @@ class PidFile:
 
         @raise PidFileError: if that cannot be done.
         """
-        if self._sibling is not None:
+        if self._isPrepared:
             return
-        sibling = self._file.temporarySibling(".new")
         try:
-            with sibling.create() as stream:
+            with suppress(FileNotFoundError):
+                self._sibling.remove()
+            with self._sibling.create() as stream:
                 stream.write(b"%d" % os.getpid())
         except OSError as error:
             raise PidFileError(
                 f"the pid file {self.path} cannot be written: {error.strerror}. Make its "
                 f"directory writable for this user, or name another file"
             ) from error
-        self._sibling = sibling
+        self._isPrepared = True
 
     def take(self) -> None:
         """
@@ -51,9 +56,8 @@ class PidFile:
         """
         try:
             self.prepare()
-            sibling, self._sibling = self._sibling, None
-            if sibling is not None:
-                os.rename(sibling.path, self.path)
+            self._isPrepared = False
+            os.rename(self._sibling.path, self.path)
         except (OSError, PidFileError) as error:
             self._log.error("cannot take over the pid file: {error}", error=error)
 
@@ -62,9 +66,8 @@ class PidFile:
         Remove the file if it names this process, and what L{prepare} made.
         """
         try:
-            if self._sibling is not None:
+            if self._isPrepared:
                 self._sibling.remove()
-                self._sibling = None
             if self._file.getContent().strip() == b"%d" % os.getpid():
                 self._file.remove()
         except FileNotFoundError:

@@ -35,8 +35,7 @@ class Ports:
     """
     Makes and adopts listening sockets, and parks and resumes them all.
 
-    @ivar accepting: whether this is the generation that accepts.  It is also
-        the one to which paths and their locks belong.
+    @ivar accepting: whether this is the generation that accepts.
     """
 
     _log = Logger()
@@ -50,6 +49,9 @@ class Ports:
         self._connections = connections
         self._ports: dict[Key, Any] = {}
         self._locked: set[Key] = set()
+        # Whose paths and locks are ours to remove: what we have made, until a
+        # child takes over; and everything, from when we take over.
+        self._owned: set[Key] = set()
 
     def listenTCP(
         self, port: Any, factory: Any, backlog: int = 50, interface: str = ""
@@ -165,6 +167,7 @@ class Ports:
         Stop accepting, everywhere and at once, and keep the sockets.
         """
         self.accepting = False
+        self._owned.clear()
         for port in self._ports.values():
             port.stopReading()
 
@@ -173,6 +176,7 @@ class Ports:
         Accept, everywhere; and own what there is one of.
         """
         self.accepting = True
+        self._owned.update(self._ports)
         for port in self._ports.values():
             port.startReading()
         for key in self._locked:
@@ -206,13 +210,20 @@ class Ports:
         """
         self._ports.pop(key, None)
         held = self._inventory.remove(key)
-        locked = key in self._locked
-        self._locked.discard(key)
-        if self.accepting:
+        if key in self._owned:
+            self._owned.remove(key)
             if held is not None:
                 _paths.remove(key.address, held.path)
-            if locked:
+            if key in self._locked:
                 _paths.releaseLock(key.address)
+        self._locked.discard(key)
+
+    def forgetAll(self) -> None:
+        """
+        This process ends: close all sockets, and remove the names that are ours.
+        """
+        for key in [*self._ports, *self._locked]:
+            self.forget(key)
 
     def _nextKey(self, network: str, address: str) -> Key:
         return self._inventory.nextKey("listener", network, address)
@@ -230,6 +241,7 @@ class Ports:
             held = create()
             how = "new"
             self._inventory.add(key, held)
+            self._owned.add(key)
         try:
             port = adopt(held.socket)
         except BaseException:
@@ -254,6 +266,7 @@ class Ports:
         """
         if key not in self._inventory.inherited:
             _paths.lock(key.address)
+            self._owned.add(key)
         self._locked.add(key)
 
 

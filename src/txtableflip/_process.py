@@ -45,16 +45,14 @@ class Process:
         self._reactor = reactor
         self._parent = parent
         self._upgradeTimeout = upgradeTimeout
-        self._inventory = Inventory()
+        self.inventory = Inventory()
         self._connections = Connections()
         self._pidFile = PidFile(pidFile) if pidFile else None
-        self.ports = Ports(
-            reactor, self._inventory, self._connections, accepting=parent is None
-        )
+        self.ports = Ports(reactor, self.inventory, self._connections, accepting=parent is None)
         if parent is not None:
             manifest = parent.manifest
             self.generation = manifest.generation
-            self._inventory.inherit(manifest.entries, parent.sockets)
+            self.inventory.inherit(manifest.entries, parent.sockets)
             if manifest.pidFile:
                 self.suggestPidFile(manifest.pidFile)
 
@@ -106,6 +104,7 @@ class Process:
         """
         Tidy up, after everything has been stopped.
         """
+        self.ports.forgetAll()
         if self._pidFile is not None:
             self._pidFile.leave()
 
@@ -117,9 +116,9 @@ class Process:
             generation=self.generation + 1,
             upgradeTimeout=self._upgradeTimeout,
             pidFile=self._pidFile.path if self._pidFile is not None else None,
-            entries=self._inventory.entries(),
+            entries=self.inventory.entries(),
         )
-        self._child.start(successorCommand(), manifest, self._inventory.descriptors())
+        self._child.start(successorCommand(), manifest, self.inventory.descriptors())
 
     def commitChild(self) -> None:
         if self._child is not None:
@@ -155,7 +154,7 @@ class Process:
 
     def takeOver(self) -> None:
         self.resume()
-        for key in self._inventory.dropInherited():
+        for key in self.inventory.dropInherited():
             self._log.info("{key} was inherited and is not used any more: closed", key=key)
         if self._parent is not None:
             self._parent.releaseStderr()

@@ -58,7 +58,11 @@ def recordDirectory(environment: Mapping[str, str]) -> str:
     return os.getcwd()
 
 
-_DIRECTORY = recordDirectory(os.environ)
+DIRECTORY = recordDirectory(os.environ)
+"""
+Where this process was started.
+"""
+
 _ARGUMENTS = tuple(sys.orig_argv[1:])
 _TWISTD_ARGUMENTS = tuple(sys.argv[1:])
 
@@ -73,7 +77,7 @@ def successorCommand() -> Command:
     if _isTwistd(sys.argv[0]):
         own = len(arguments) - len(_TWISTD_ARGUMENTS)
         arguments = (*arguments[:own], *keepInForeground(_TWISTD_ARGUMENTS))
-    return Command(sys.executable, arguments, _DIRECTORY)
+    return Command(sys.executable, arguments, DIRECTORY)
 
 
 def _isTwistd(program: str) -> bool:

@@ -57,11 +57,12 @@ class UpgradeService(Service):
         """
         checkTimeout("drainTimeout", drainTimeout)
         signalNumber(signal)
-        # The reactor must not be chosen by an import.
-        from twisted.internet import reactor  # noqa: PLC0415
+        if upgrader is None:
+            # The reactor must not be chosen by an import.
+            from twisted.internet import reactor  # noqa: PLC0415
 
-        self._reactor: Any = reactor
-        self.upgrader = upgrader or currentUpgrader() or Upgrader(reactor)
+            upgrader = currentUpgrader() or Upgrader(reactor)
+        self.upgrader = upgrader
         self.upgrader.service = self
         self.drainTimeout = drainTimeout
         self.signal = signal
@@ -73,7 +74,7 @@ class UpgradeService(Service):
         super().startService()
         self.upgrader.redeployOn(self.signal)
         self.upgrader.whenExiting().addCallback(self._leave)
-        self._reactor.callWhenRunning(self._announce)
+        self.upgrader.reactor.callWhenRunning(self._announce)
 
     def _announce(self) -> None:
         """
@@ -88,6 +89,11 @@ class UpgradeService(Service):
         listening.addErrback(lambda failure: self._log.failure("saying ready", failure))
 
     def _sayReady(self) -> None:
+        if not self.upgrader.used:
+            self._log.warn(
+                "nothing that listens in this process can be inherited, so its next version "
+                "could not listen while it runs: put tableflip: before its endpoints"
+            )
         self.upgrader.ready().addErrback(self._notServing)
 
     def _notListening(self, failure: Any) -> None:
@@ -113,7 +119,7 @@ class UpgradeService(Service):
     def _stopReactor(self) -> None:
         # Somebody else may have been faster.
         with suppress(ReactorNotRunning):
-            self._reactor.stop()
+            self.upgrader.reactor.stop()
 
 
 def automaticUpgrader(reactor: Any) -> Upgrader:

@@ -91,6 +91,13 @@ class Upgrader:
         reactor.addSystemEventTrigger("after", "shutdown", self._process.leave)
         _current = self
 
+    @property
+    def used(self) -> list[str]:
+        """
+        What listens, and would be inherited by a child (tableflip's C{used}).
+        """
+        return self._process.inventory.names()
+
     def endpoint(self, description: str) -> IStreamServerEndpoint:
         """
         Make an endpoint whose listening socket is inherited: what the string
