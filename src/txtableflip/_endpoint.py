@@ -4,6 +4,8 @@ Endpoints whose listening sockets are inherited.
 
 from __future__ import annotations
 
+import os
+import socket
 import weakref
 from typing import Any
 
@@ -13,10 +15,11 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txtableflip._inventory import Held
 from txtableflip._occasion import Occasion
 from txtableflip._ports import Ports
 from txtableflip._reactor import InheritingReactor
-from txtableflip.errors import NotInheritable
+from txtableflip.errors import InvalidEndpoint, NotInheritable
 
 
 class Listens:
@@ -84,7 +87,10 @@ class InheritableEndpoint:
         self._reactor = InheritingReactor(reactor, ports)
         self._listens = listens
         self._description = description
-        self._inner = serverFromString(self._reactor, description)
+        if description.startswith("systemd:"):
+            self._inner = ActivatedEndpoint(self._reactor, ports, description)
+        else:
+            self._inner = serverFromString(self._reactor, description)
         listens.expect(self)
 
     def __repr__(self) -> str:
@@ -112,3 +118,47 @@ class InheritableEndpoint:
                 f"new process could not inherit it: use it without tableflip:"
             )
         return port
+
+
+@implementer(IStreamServerEndpoint)
+class ActivatedEndpoint:
+    """
+    A C{systemd:} endpoint, whose socket the first generation has from systemd
+    (sd_listen_fds(3)), and any other from its parent: C{LISTEN_FDS} speaks to
+    one process only.
+    """
+
+    def __init__(self, reactor: InheritingReactor, ports: Ports, description: str) -> None:
+        """
+        @raise InvalidEndpoint: if systemd has passed no such socket to the
+            first generation, and this is another.
+        """
+        self._reactor = reactor
+        self._ports = ports
+        self._key = ports.nextKey("systemd", description.partition(":")[2])
+        self._given = None
+        if not ports.inherits(self._key):
+            try:
+                self._given = serverFromString(reactor, description)
+            except LookupError as error:
+                raise InvalidEndpoint(
+                    f"tableflip:{description}: systemd has passed no such socket to this "
+                    f"process, nor did a parent: check the .socket unit; a new socket of it "
+                    f"needs a restart of the service, as systemd passes them at start only"
+                ) from error
+
+    def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
+        """
+        See L{twisted.internet.interfaces.IStreamServerEndpoint.listen}.
+        """
+        self._reactor.listened += 1
+        return maybeDeferred(
+            self._ports.listenOn, self._key, self._takeFromSystemd, protocolFactory
+        )
+
+    def _takeFromSystemd(self) -> Held:
+        endpoint: Any = self._given
+        sock = socket.socket(fileno=endpoint.fileno)
+        sock.setblocking(False)
+        os.set_inheritable(sock.fileno(), False)
+        return Held(sock)

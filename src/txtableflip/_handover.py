@@ -43,10 +43,13 @@ class Key(NamedTuple):
     """
     What a descriptor is known by, in every generation.
 
-    @ivar kind: C{listener}, for sockets on which clients are served.
-    @ivar network: C{tcp}, C{tcp6}, C{udp}, C{udp6} or C{unix}.
+    @ivar kind: C{listener}, for sockets on which this process serves clients
+        by itself; C{socket}, C{connection} and C{file}, for what the
+        application has named.
+    @ivar network: for a listener, C{tcp}, C{tcp6}, C{udp}, C{udp6}, C{unix},
+        C{unixgram}, C{systemd}, or C{named}; else nothing.
     @ivar address: as it was asked for, in canonical form: C{127.0.0.1:0}
-        stays that whichever port the kernel chose.
+        stays that whichever port the kernel chose.  Or the application's name.
     @ivar ordinal: tells two with the same address apart, in the order in which
         they were asked for.
     """
@@ -58,7 +61,7 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         number = f" (number {self.ordinal + 1})" if self.ordinal else ""
-        return f"{self.network} {self.address}{number}"
+        return f"{self.network or self.kind} {self.address}{number}"
 
 
 class Identity(NamedTuple):
@@ -75,16 +78,22 @@ class Entry:
     """
     One descriptor that is handed over.
 
-    @ivar socket: the identity of the socket itself, the same in any process.
+    @ivar family: a socket's, or 0 for what is no socket.
+    @ivar type: a socket's, or 0 for what is no socket.
+    @ivar identity: the same in any process.
     @ivar path: the identity of the path it is bound to, if that is ours to
         remove.
+    @ivar backlog: the length of the queue that it was given, if any.
+    @ivar mode: the permissions that its path was given, if any.
     """
 
     key: Key
     family: int
     type: int
-    socket: Identity
+    identity: Identity
     path: Identity | None = None
+    backlog: int | None = None
+    mode: int | None = None
 
 
 @dataclass(frozen=True)

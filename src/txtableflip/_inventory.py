@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from txtableflip import _paths
 from txtableflip._handover import Entry, Identity, Key
@@ -23,23 +24,88 @@ _NETWORKS = {
     "udp": (socket.AF_INET, socket.SOCK_DGRAM),
     "udp6": (socket.AF_INET6, socket.SOCK_DGRAM),
     "unix": (getattr(socket, "AF_UNIX", None), socket.SOCK_STREAM),
+    "unixgram": (getattr(socket, "AF_UNIX", None), socket.SOCK_DGRAM),
 }
 """
-The family and the type of a socket of each network.
+The family and the type of a socket of each network, where they are fixed.
 """
 
 
-@dataclass(frozen=True)
+class Open(Protocol):
+    """
+    Something that has a descriptor: a socket, or a L{Descriptor}.
+    """
+
+    def fileno(self) -> int:
+        """
+        @return: the number of the descriptor.
+        """
+
+    def close(self) -> None:
+        """
+        Close it.
+        """
+
+
+class Descriptor:
+    """
+    A descriptor that is no socket.
+    """
+
+    def __init__(self, fileno: int) -> None:
+        self._fileno = fileno
+
+    def fileno(self) -> int:
+        """
+        @return: the number of the descriptor, or -1 if it is closed.
+        """
+        return self._fileno
+
+    def close(self) -> None:
+        """
+        Close it, once.
+        """
+        fileno, self._fileno = self._fileno, -1
+        if fileno >= 0:
+            os.close(fileno)
+
+
+@dataclass
 class Held:
     """
     One descriptor of the inventory, which owns it.
 
     @ivar path: the identity of the path the socket is bound to, if it is ours
         to remove.
+    @ivar backlog: the length of the queue that it was given, if any.
+    @ivar mode: the permissions that its path was given, if any.
     """
 
-    socket: socket.socket
+    open: Open
     path: Identity | None = None
+    backlog: int | None = None
+    mode: int | None = None
+
+
+@dataclass
+class Changes:
+    """
+    How what this process uses differs from what its parent used.
+
+    @ivar kept: what was inherited and is used.
+    @ivar bound: what is new.
+    @ivar dropped: what was inherited and is not used any more: closed, and its
+        path removed.
+    @ivar changed: what is used in another way than by the parent, and how.
+    @ivar foreign: addresses at which this process listens outside the
+        inventory: the next generation cannot, while this one runs.
+    """
+
+    kept: list[str] = field(default_factory=list)
+    bound: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
 
 
 class Inventory:
@@ -50,16 +116,17 @@ class Inventory:
     def __init__(self) -> None:
         self.inherited: dict[Key, Held] = {}
         self.used: dict[Key, Held] = {}
+        self.changes = Changes()
 
-    def inherit(self, entries: Sequence[Entry], sockets: Sequence[socket.socket]) -> None:
+    def inherit(self, entries: Sequence[Entry], descriptors: Sequence[int]) -> None:
         """
         Take in what the parent sent.
 
-        @raise ChannelError: if a socket is not what its entry says.
+        @raise ChannelError: if a descriptor is not what its entry says.
         """
-        for entry, sock in zip(entries, sockets, strict=True):
-            _check(entry, sock)
-            self.inherited[entry.key] = Held(sock, entry.path)
+        for entry, fileno in zip(entries, descriptors, strict=True):
+            opened = _open(entry, fileno)
+            self.inherited[entry.key] = Held(opened, entry.path, entry.backlog, entry.mode)
 
     def nextKey(self, kind: str, network: str, address: str) -> Key:
         """
@@ -81,6 +148,7 @@ class Inventory:
         held = self.inherited.pop(key, None)
         if held is not None:
             self.used[key] = held
+            self.changes.kept.append(str(key))
         return held
 
     def add(self, key: Key, held: Held) -> None:
@@ -88,6 +156,7 @@ class Inventory:
         Take in a descriptor that this process has made.
         """
         self.used[key] = held
+        self.changes.bound.append(str(key))
 
     def remove(self, key: Key) -> Held | None:
         """
@@ -97,73 +166,99 @@ class Inventory:
         """
         held = self.used.pop(key, None)
         if held is not None:
-            held.socket.close()
+            held.open.close()
         return held
 
-    def dropInherited(self) -> list[Key]:
+    def prune(self) -> None:
+        """
+        Forget what the application has closed: it is not to be inherited.
+        """
+        for key in [key for key, held in self.used.items() if held.open.fileno() < 0]:
+            del self.used[key]
+
+    def dropInherited(self) -> None:
         """
         Close what was inherited and never claimed, and remove its paths.
-
-        @return: the names of what that was.
         """
-        dropped = list(self.inherited)
         for key, held in self.inherited.items():
-            held.socket.close()
+            held.open.close()
             _paths.remove(key.address, held.path)
+            self.changes.dropped.append(str(key))
         self.inherited.clear()
-        return dropped
 
     def names(self) -> list[str]:
         """
         @return: what is in use, in words.
         """
+        self.prune()
         return [str(key) for key in self.used]
 
     def entries(self) -> tuple[Entry, ...]:
         """
         @return: what a child is to be told about everything in use.
         """
-        return tuple(
-            Entry(
-                key=key,
-                family=int(held.socket.family),
-                type=int(held.socket.type),
-                socket=_identify(held.socket),
-                path=held.path,
-            )
-            for key, held in self.used.items()
-        )
+        self.prune()
+        return tuple(_entry(key, held) for key, held in self.used.items())
 
     def descriptors(self) -> list[int]:
         """
         @return: the descriptors, in the order of L{entries}.
         """
-        return [held.socket.fileno() for held in self.used.values()]
+        return [held.open.fileno() for held in self.used.values()]
+
+    def identities(self) -> set[Identity]:
+        """
+        @return: what tells the descriptors in use from any other.
+        """
+        return {identify(held.open.fileno()) for held in self.used.values()}
 
 
-def _identify(sock: socket.socket) -> Identity:
+def identify(fileno: int) -> Identity:
     """
-    @return: what tells this socket from any other, in whichever process.
+    @return: what tells this socket or file from any other, in whichever
+        process.
     """
-    status = os.fstat(sock.fileno())
+    status = os.fstat(fileno)
     return Identity(status.st_dev, status.st_ino)
 
 
-def _check(entry: Entry, sock: socket.socket) -> None:
+def _entry(key: Key, held: Held) -> Entry:
+    return Entry(
+        key=key,
+        family=int(held.open.family) if isinstance(held.open, socket.socket) else 0,
+        type=int(held.open.type) if isinstance(held.open, socket.socket) else 0,
+        identity=identify(held.open.fileno()),
+        path=held.path,
+        backlog=held.backlog,
+        mode=held.mode,
+    )
+
+
+def _open(entry: Entry, fileno: int) -> Open:
     """
-    Compare a socket with what its entry says that it is.
+    Compare a descriptor with what its entry says that it is.
 
     @raise ChannelError: if it is another.
     """
-    said = (entry.family, entry.type, entry.socket)
-    found = (int(sock.family), int(sock.type), _identify(sock))
-    if said != found:
+    found: Open
+    try:
+        found = socket.socket(fileno=fileno)
+        kind = (int(found.family), int(found.type))
+        # It does not block, but Python believes that it does, and would make it
+        # do so in dup(): for the parent, too, which would then hang in accept(2).
+        found.setblocking(False)
+    except OSError:
+        found = Descriptor(fileno)
+        kind = (0, 0)
+    said = (entry.family, entry.type, entry.identity)
+    if said != (*kind, identify(fileno)):
         raise ChannelError(
-            f"the socket inherited as {entry.key} is another one: its family, type and "
-            f"identity should be {said} and are {found}"
+            f"the descriptor inherited as {entry.key} is another one: its family, type and "
+            f"identity should be {said} and are {(*kind, identify(fileno))}"
         )
-    if (sock.family, sock.type) != _NETWORKS.get(entry.key.network):
+    if kind != _NETWORKS.get(entry.key.network, kind):
         raise ChannelError(
             f"the socket inherited as {entry.key} is of family {entry.family} and type "
             f"{entry.type}, which does not suit its name"
         )
+    return found

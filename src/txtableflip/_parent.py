@@ -144,7 +144,7 @@ def receiveManifest(sock: socket.socket, timeout: float) -> Parent:
             os.close(fileno)
         raise
     stderr, *inherited = reader.descriptors
-    return Parent(sock, manifest, stderr, [socket.socket(fileno=fd) for fd in inherited])
+    return Parent(sock, manifest, stderr, inherited)
 
 
 class _Reader:
@@ -186,7 +186,7 @@ class Parent:
     """
     What the parent has sent, and what it is told.
 
-    @ivar sockets: what is inherited, in the order of the manifest's entries.
+    @ivar descriptors: what is inherited, in the order of the manifest's entries.
     """
 
     def __init__(
@@ -194,10 +194,10 @@ class Parent:
         sock: socket.socket,
         manifest: Manifest,
         stderr: int,
-        sockets: list[socket.socket],
+        descriptors: list[int],
     ) -> None:
         self.manifest = manifest
-        self.sockets = sockets
+        self.descriptors = descriptors
         self._socket = sock
         self._stderr: int | None = stderr
         self._deadline: Any = None

@@ -13,6 +13,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
@@ -29,6 +30,24 @@ def isAbstract(address: str) -> bool:
         which has no file, no mode, and nothing to remove.
     """
     return address.startswith("\0")
+
+
+def canonical(address: Any) -> str:
+    """
+    @param address: as C{listenUNIX} takes it: a string, bytes, or a path object.
+    @return: the one way in which we write it.
+    """
+    path = os.fsdecode(getattr(address, "path", address))
+    return path if isAbstract(path) else os.path.abspath(path)
+
+
+def change(address: str, identity: Identity | None, mode: int) -> None:
+    """
+    Give a path other permissions, if it still is what we bound.
+    """
+    if identity is not None and identify(address) == identity:
+        with _reporting("change the mode of", address):
+            os.chmod(address, mode)
 
 
 def bind(sock: socket.socket, address: str, mode: int) -> Identity | None:

@@ -10,14 +10,12 @@ is shared, too.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp, udp
-from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -25,8 +23,10 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from txtableflip import _paths
-from txtableflip._handover import Key
+from txtableflip._datagram import AdoptedMulticastPort, AdoptedUNIXDatagramPort, startOn
+from txtableflip._handover import Identity, Key
 from txtableflip._inventory import Held, Inventory
+from txtableflip._sockets import bindInternet, canonical
 from txtableflip._unixport import UNIXPort
 from txtableflip.drain import Connections, CountedTCPServer, countedTransport
 
@@ -49,6 +49,7 @@ class Ports:
         self._connections = connections
         self._ports: dict[Key, Any] = {}
         self._locked: set[Key] = set()
+        self._whenAccepting: list[Callable[[], object]] = []
         # Whose paths and locks are ours to remove: what we have made, until a
         # child takes over; and everything, from when we take over.
         self._owned: set[Key] = set()
@@ -64,19 +65,14 @@ class Ports:
         # This port never listens: it knows how Twisted makes the socket.
         model = tcp.Port(port, factory, backlog, interface, self._reactor)
         network = "tcp6" if model.addressFamily == socket.AF_INET6 else "tcp"
-        key = self._nextKey(network, _canonical(model.interface, model.port))
+        key = self.nextKey(network, canonical(model.interface, model.port))
 
         def create() -> Held:
-            sock = _bindInternet(model)
+            sock = bindInternet(model)
             sock.listen(backlog)
-            return Held(sock)
+            return Held(sock, backlog=backlog)
 
-        def adopt(sock: socket.socket) -> Any:
-            adopted = self._reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
-            adopted.transport = countedTransport(CountedTCPServer, self._connections)
-            return adopted
-
-        return _ListeningPort(self, key, self._open(key, create, adopt))
+        return self.listenOn(key, create, factory, backlog)
 
     def listenUDP(
         self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192
@@ -87,17 +83,31 @@ class Ports:
         @raise CannotListenError: if the address cannot be had.
         """
         model = udp.Port(port, protocol, interface, maxPacketSize, self._reactor)
-        network = "udp6" if model.addressFamily == socket.AF_INET6 else "udp"
-        key = self._nextKey(network, _canonical(interface, port))
 
         def adopt(sock: socket.socket) -> Any:
             return self._reactor.adoptDatagramPort(
                 sock.fileno(), sock.family, protocol, maxPacketSize
             )
 
-        return _ListeningPort(
-            self, key, self._open(key, lambda: Held(_bindInternet(model)), adopt)
+        return self._receive(model, adopt)
+
+    def listenMulticast(
+        self,
+        port: int,
+        protocol: Any,
+        interface: str = "",
+        maxPacketSize: int = 8192,
+        listenMultiple: bool = False,
+    ) -> IListeningPort:
+        """
+        See L{twisted.internet.interfaces.IReactorMulticast.listenMulticast}.
+
+        @raise CannotListenError: if the address cannot be had.
+        """
+        model = AdoptedMulticastPort(
+            port, protocol, interface, maxPacketSize, self._reactor, listenMultiple
         )
+        return self._receive(model, lambda sock: startOn(model, sock))
 
     def listenUNIX(
         self,
@@ -112,32 +122,43 @@ class Ports:
 
         @raise CannotListenError: if the path cannot be had.
         """
-        path = os.fsdecode(getattr(address, "path", address))
-        if not _paths.isAbstract(path):
-            path = os.path.abspath(path)
-        key = self._nextKey("unix", path)
-        if wantPID and not _paths.isAbstract(path):
+        key = self.nextKey("unix", _paths.canonical(address))
+        if wantPID and not _paths.isAbstract(key.address):
             self._lock(key)
 
         def create() -> Held:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                identity = _paths.bind(sock, path, mode)
-            except BaseException:
-                sock.close()
-                raise
+            sock, identity = self._bindUNIX(key, socket.SOCK_STREAM, mode)
             sock.listen(backlog)
-            sock.setblocking(False)
-            return Held(sock, identity)
+            return Held(sock, identity, backlog, mode)
 
         try:
-            port: IListeningPort = self._open(
-                key, create, lambda sock: self._adoptUNIX(key, sock, factory)
-            )
+            return self.listenOn(key, create, factory, backlog, mode)
         except BaseException:
             self.forget(key)
             raise
-        return port
+
+    def listenUNIXDatagram(
+        self, address: Any, protocol: Any, maxPacketSize: int = 8192, mode: int = 0o666
+    ) -> IListeningPort:
+        """
+        See L{twisted.internet.interfaces.IReactorUNIXDatagram.listenUNIXDatagram}.
+
+        @raise CannotListenError: if the path cannot be had.
+        """
+        key = self.nextKey("unixgram", _paths.canonical(address))
+        model = AdoptedUNIXDatagramPort(
+            key.address, protocol, maxPacketSize, mode, self._reactor
+        )
+        return _ListeningPort(
+            self,
+            key,
+            self._open(
+                key,
+                lambda: Held(*self._bindUNIX(key, socket.SOCK_DGRAM, mode), mode=mode),
+                lambda sock: startOn(model, sock),
+                mode=mode,
+            ),
+        )
 
     def adoptStreamPort(self, fileno: int, family: int, factory: Any) -> IListeningPort:
         """
@@ -147,20 +168,34 @@ class Ports:
         sock = socket.socket(fileno=os.dup(fileno))
         sock.setblocking(False)
         network = {socket.AF_INET: "tcp", socket.AF_INET6: "tcp6"}.get(sock.family, "unix")
-        if network == "unix":
-            key = self._nextKey(network, os.fsdecode(sock.getsockname()))
-            port: IListeningPort = self._open(
-                key, lambda: Held(sock), lambda mine: self._adoptUNIX(key, mine, factory)
-            )
-            return port
-        key = self._nextKey(network, _canonical(*sock.getsockname()[:2]))
-        adopted = self._open(
-            key,
-            lambda: Held(sock),
-            lambda mine: self._reactor.adoptStreamPort(mine.fileno(), family, factory),
-        )
-        adopted.transport = countedTransport(CountedTCPServer, self._connections)
-        return _ListeningPort(self, key, adopted)
+        name = sock.getsockname()
+        address = os.fsdecode(name) if network == "unix" else canonical(*name[:2])
+        return self.listenOn(self.nextKey(network, address), lambda: Held(sock), factory)
+
+    def listenOn(
+        self,
+        key: Key,
+        create: Callable[[], Held],
+        factory: Any,
+        backlog: int | None = None,
+        mode: int | None = None,
+    ) -> IListeningPort:
+        """
+        Accept connections on the socket of a name.
+
+        @param create: makes the socket if none was inherited.
+        @param backlog: what the length of its queue is to be, if that matters.
+        @param mode: what the permissions of its path are to be, if it has one.
+        """
+
+        def adopt(sock: socket.socket) -> Any:
+            if sock.family == socket.AF_UNIX:
+                return self._adoptUNIX(key, sock, factory)
+            adopted = self._reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+            adopted.transport = countedTransport(CountedTCPServer, self._connections)
+            return adopted
+
+        return _ListeningPort(self, key, self._open(key, create, adopt, backlog, mode))
 
     def park(self) -> None:
         """
@@ -177,6 +212,9 @@ class Ports:
         """
         self.accepting = True
         self._owned.update(self._ports)
+        pending, self._whenAccepting = self._whenAccepting, []
+        for change in pending:
+            change()
         for port in self._ports.values():
             port.startReading()
         for key in self._locked:
@@ -225,11 +263,25 @@ class Ports:
         for key in [*self._ports, *self._locked]:
             self.forget(key)
 
-    def _nextKey(self, network: str, address: str) -> Key:
+    def nextKey(self, network: str, address: str) -> Key:
+        """
+        @return: the name of the next listener with this address.
+        """
         return self._inventory.nextKey("listener", network, address)
 
+    def inherits(self, key: Key) -> bool:
+        """
+        @return: whether the parent has left a listener of this name.
+        """
+        return key in self._inventory.inherited
+
     def _open(
-        self, key: Key, create: Callable[[], Held], adopt: Callable[[socket.socket], Any]
+        self,
+        key: Key,
+        create: Callable[[], Held],
+        adopt: Callable[[socket.socket], Any],
+        backlog: int | None = None,
+        mode: int | None = None,
     ) -> Any:
         """
         Find the socket among what was inherited, or create it; and make a port
@@ -242,8 +294,11 @@ class Ports:
             how = "new"
             self._inventory.add(key, held)
             self._owned.add(key)
+        else:
+            self._reconsider(key, held, backlog, mode)
+        sock: Any = held.open
         try:
-            port = adopt(held.socket)
+            port = adopt(sock)
         except BaseException:
             self.forget(key)
             raise
@@ -252,6 +307,44 @@ class Ports:
         self._ports[key] = port
         self._log.info("listening on {key} ({how} socket)", key=key, how=how)
         return port
+
+    def _reconsider(self, key: Key, held: Held, backlog: int | None, mode: int | None) -> None:
+        """
+        Give an inherited socket the options of this release, if they are
+        others than those of the last; not before it is ours.
+        """
+        changed = self._inventory.changes.changed
+        sock: Any = held.open
+        if backlog is not None and held.backlog not in (None, backlog):
+            changed.append(f"{key}: backlog {held.backlog}, now {backlog}")
+            self._whenAccepting.append(lambda: sock.listen(backlog))
+            held.backlog = backlog
+        if mode is not None and held.mode not in (None, mode):
+            changed.append(f"{key}: mode {held.mode:o}, now {mode:o}")
+            self._whenAccepting.append(lambda: _paths.change(key.address, held.path, mode))
+            held.mode = mode
+
+    def _receive(self, model: Any, adopt: Callable[[socket.socket], Any]) -> IListeningPort:
+        """
+        Receive the datagrams that Twisted's port, which is not started, would.
+        """
+        network = "udp6" if model.addressFamily == socket.AF_INET6 else "udp"
+        key = self.nextKey(network, canonical(model.interface, model.port))
+        return _ListeningPort(
+            self, key, self._open(key, lambda: Held(bindInternet(model)), adopt)
+        )
+
+    def _bindUNIX(
+        self, key: Key, kind: int, mode: int
+    ) -> tuple[socket.socket, Identity | None]:
+        sock = socket.socket(socket.AF_UNIX, kind)
+        try:
+            identity = _paths.bind(sock, key.address, mode)
+        except BaseException:
+            sock.close()
+            raise
+        sock.setblocking(False)
+        return sock, identity
 
     def _adoptUNIX(self, key: Key, sock: socket.socket, factory: Any) -> UNIXPort:
         port = UNIXPort(
@@ -264,7 +357,7 @@ class Ports:
         """
         Take the lock of a path, unless the parent has it and will leave it.
         """
-        if key not in self._inventory.inherited:
+        if not self.inherits(key):
             _paths.lock(key.address)
             self._owned.add(key)
         self._locked.add(key)
@@ -309,40 +402,3 @@ class _ListeningPort:
         @return: the address that clients connect to.
         """
         return self._port.getHost()
-
-
-def _canonical(interface: str, port: Any) -> str:
-    """
-    @return: an address in the one way in which we write it, as bind(2) would
-        understand it: C{localhost} is C{127.0.0.1}, and no interface is all.
-    """
-    if isIPv6Address(interface):
-        host, scope, zone = interface.partition("%")
-        return f"[{ipaddress.IPv6Address(host)}{scope}{zone}]:{port}"
-    try:
-        return f"{socket.gethostbyname(interface or '0.0.0.0')}:{port}"  # noqa: S104
-    except OSError:
-        # The attempt to bind will fail in the same way, and with a better message.
-        return f"{interface}:{port}"
-
-
-def _bindInternet(model: Any) -> socket.socket:
-    """
-    Make the socket of a port as Twisted does, and bind it.
-    """
-    sock: socket.socket = model.createInternetSocket()
-    try:
-        if model.addressFamily == socket.AF_INET6:
-            flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-            found = socket.getaddrinfo(model.interface, 1, sock.family, sock.type, 0, flags)
-            resolved: Any = found[0][4]
-            sock.bind((resolved[0], model.port, *resolved[2:]))
-        else:
-            sock.bind((model.interface, model.port))
-    except OSError as error:
-        sock.close()
-        raise CannotListenError(model.interface, model.port, error) from error
-    except OverflowError:
-        sock.close()
-        raise
-    return sock

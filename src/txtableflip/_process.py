@@ -18,7 +18,9 @@ from txtableflip._parent import Parent
 from txtableflip._pidfile import PidFile
 from txtableflip._ports import Ports
 from txtableflip._relaunch import successorCommand
+from txtableflip._sockets import foreignListeners
 from txtableflip.drain import Connections
+from txtableflip.fds import Fds
 
 
 class Process:
@@ -49,10 +51,11 @@ class Process:
         self._connections = Connections()
         self._pidFile = PidFile(pidFile) if pidFile else None
         self.ports = Ports(reactor, self.inventory, self._connections, accepting=parent is None)
+        self.fds = Fds(self.inventory, self.ports)
         if parent is not None:
             manifest = parent.manifest
             self.generation = manifest.generation
-            self.inventory.inherit(manifest.entries, parent.sockets)
+            self.inventory.inherit(manifest.entries, parent.descriptors)
             if manifest.pidFile:
                 self.suggestPidFile(manifest.pidFile)
 
@@ -108,6 +111,25 @@ class Process:
         if self._pidFile is not None:
             self._pidFile.leave()
 
+    def _tellChanges(self) -> None:
+        """
+        Log what is inherited otherwise than before, and what never will be.
+        """
+        changes = self.inventory.changes
+        changes.foreign = foreignListeners(self.inventory.identities())
+        if self._parent is not None:
+            self._log.info(
+                "kept {changes.kept}, newly bound {changes.bound}, dropped {changes.dropped}, "
+                "changed {changes.changed}",
+                changes=changes,
+            )
+        if changes.foreign:
+            self._log.warn(
+                "this process also listens at {foreign} without tableflip: its next version "
+                "cannot listen there while this one runs, and clients there will notice",
+                foreign=", ".join(changes.foreign),
+            )
+
     # -- txtableflip._lifecycle.Steps
 
     def startChild(self) -> None:
@@ -154,8 +176,8 @@ class Process:
 
     def takeOver(self) -> None:
         self.resume()
-        for key in self.inventory.dropInherited():
-            self._log.info("{key} was inherited and is not used any more: closed", key=key)
+        self.inventory.dropInherited()
+        self._tellChanges()
         if self._parent is not None:
             self._parent.releaseStderr()
         self._log.info("generation {generation} serves", generation=self.generation)

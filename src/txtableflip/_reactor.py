@@ -11,6 +11,15 @@ from zope.interface import directlyProvides, providedBy
 
 from txtableflip._ports import Ports
 
+_WAYS_TO_LISTEN = (
+    "listenTCP",
+    "listenSSL",
+    "listenUNIX",
+    "listenUDP",
+    "listenMulticast",
+    "listenUNIXDatagram",
+)
+
 
 class InheritingReactor:
     """
@@ -31,6 +40,15 @@ class InheritingReactor:
 
     def __repr__(self) -> str:
         return f"<inheriting {self._reactor!r}>"
+
+    def inheritAll(self) -> None:
+        """
+        Have the reactor itself listen as this object does, for code that knows
+        nothing of it.
+        """
+        for name in _WAYS_TO_LISTEN:
+            if hasattr(self._reactor, name):
+                setattr(self._reactor, name, getattr(self, name))
 
     def listenTCP(
         self, port: Any, factory: Any, backlog: int = 50, interface: str = ""
@@ -80,6 +98,31 @@ class InheritingReactor:
         """
         self.listened += 1
         return self._ports.listenUDP(port, protocol, interface, maxPacketSize)
+
+    def listenMulticast(
+        self,
+        port: int,
+        protocol: Any,
+        interface: str = "",
+        maxPacketSize: int = 8192,
+        listenMultiple: bool = False,
+    ) -> IListeningPort:
+        """
+        See L{twisted.internet.interfaces.IReactorMulticast.listenMulticast}.
+        """
+        self.listened += 1
+        return self._ports.listenMulticast(
+            port, protocol, interface, maxPacketSize, listenMultiple
+        )
+
+    def listenUNIXDatagram(
+        self, address: Any, protocol: Any, maxPacketSize: int = 8192, mode: int = 0o666
+    ) -> IListeningPort:
+        """
+        See L{twisted.internet.interfaces.IReactorUNIXDatagram.listenUNIXDatagram}.
+        """
+        self.listened += 1
+        return self._ports.listenUNIXDatagram(address, protocol, maxPacketSize, mode)
 
     def adoptStreamPort(
         self, fileDescriptor: int, addressFamily: int, factory: Any

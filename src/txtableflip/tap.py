@@ -59,6 +59,13 @@ class Options(usage.Options):
         ),
         ("signal", "s", REDEPLOY_SIGNAL, "The signal that redeploys."),
     )
+    optFlags = (
+        (
+            "inherit-all",
+            None,
+            "Make all that listens inheritable, with or without tableflip: before it.",
+        ),
+    )
     upgrader: Upgrader | None
     makeApplication: Callable[[], object]
 
@@ -85,6 +92,8 @@ class Options(usage.Options):
         try:
             signalNumber(self["signal"])
             self.upgrader = self._makeUpgrader()
+            if self["inherit-all"] and self.upgrader is not None:
+                self.upgrader.reactor.inheritAll()
             self.makeApplication = findApplication(self["app"], self["arguments"], twistd)
         except (ValueError, ApplicationError) as error:
             raise usage.UsageError(str(error)) from error

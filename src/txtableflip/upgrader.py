@@ -18,11 +18,13 @@ from twisted.internet.interfaces import (
 
 from txtableflip import _lifecycle
 from txtableflip._endpoint import InheritableEndpoint, Listens
+from txtableflip._inventory import Changes
 from txtableflip._parent import findParent
 from txtableflip._process import Process
 from txtableflip._reactor import InheritingReactor
 from txtableflip._signals import SignalHandler
 from txtableflip.errors import NotSupported, PidFileError, UpgraderExists
+from txtableflip.fds import Fds
 
 UPGRADE_TIMEOUT = 60.0
 """
@@ -90,6 +92,22 @@ class Upgrader:
         reactor.addSystemEventTrigger("before", "shutdown", self._shutDown)
         reactor.addSystemEventTrigger("after", "shutdown", self._process.leave)
         _current = self
+
+    @property
+    def fds(self) -> Fds:
+        """
+        Files, connections and sockets that the application hands over by name
+        (tableflip's C{Fds}).
+        """
+        return self._process.fds
+
+    @property
+    def changes(self) -> Changes:
+        """
+        How what this process uses differs from what its parent used: complete
+        when L{ready} fires.
+        """
+        return self._process.inventory.changes
 
     @property
     def used(self) -> list[str]:
