@@ -144,7 +144,12 @@ def receiveManifest(sock: socket.socket, timeout: float) -> Parent:
             os.close(fileno)
         raise
     stderr, *inherited = reader.descriptors
-    return Parent(sock, manifest, stderr, [socket.socket(fileno=fd) for fd in inherited])
+    sockets = [socket.socket(fileno=fileno) for fileno in inherited]
+    for inheritedSocket in sockets:
+        # It does not block, but Python believes that it does, and would make it
+        # do so in dup(): for the parent, too, which would then hang in accept(2).
+        inheritedSocket.setblocking(False)
+    return Parent(sock, manifest, stderr, sockets)
 
 
 class _Reader:
