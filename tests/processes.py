@@ -4,6 +4,7 @@ and watched from outside, as its operator and its clients see it.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,11 +54,28 @@ def isAlive(pid):
     """
     Say whether a process runs: a zombie does not.
     """
+    return stateOf(pid)[0] not in ("", "Z")
+
+
+def stateOf(pid):
+    """
+    Return the state of a process as a letter of proc(5), which is empty for
+    one that is gone, and the process id of its parent.
+    """
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
+        return "", 0
+    return state, int(parent)
+
+
+def descriptors(pid):
+    """
+    Return what the open descriptors of a process are, in words, sorted.
+    """
+    return sorted(
+        re.sub(r"\d+", "N", os.readlink(entry)) for entry in Path(f"/proc/{pid}/fd").iterdir()
+    )
 
 
 class Service:
@@ -78,6 +97,7 @@ class Service:
             **environment,
         }
         self.environment.pop("PWD", None)
+        self._started = []
 
     def release(self, code):
         """
@@ -113,7 +133,11 @@ class Service:
         """
         Start a process in the foreground.
         """
-        return subprocess.Popen(arguments, cwd=self.directory, env=self.environment, **options)
+        process = subprocess.Popen(
+            arguments, cwd=self.directory, env=self.environment, **options
+        )
+        self._started.append(process)
+        return process
 
     @property
     def pidFile(self):
@@ -129,10 +153,12 @@ class Service:
     @property
     def log(self):
         """
-        The text of the log.
+        The text of the log, from its beginning, also if it has been rotated.
         """
-        path = self.directory / "twistd.log"
-        return path.read_text() if path.exists() else ""
+        rotated = self.directory.glob("twistd.log.[0-9]*")
+        paths = sorted(rotated, key=lambda path: -int(path.suffix[1:]))
+        paths.append(self.directory / "twistd.log")
+        return "".join(path.read_text() for path in paths if path.exists())
 
     def waitFor(self, text, count=1):
         """
@@ -160,6 +186,41 @@ class Service:
         os.kill(self.pid, signal.SIGHUP)
         self.waitFor("upgrade failed", before + 1)
 
+    def childOf(self, generation, count=1):
+        """
+        Wait until the process of this generation has started its child (for
+        the C{count}th time), and return the child's process id.
+        """
+        pattern = rf"upgrade: started generation {generation + 1} as process (\d+)"
+        found = until(
+            lambda: re.findall(pattern, self.log)[count - 1 :],
+            f"a child of generation {generation}:\n{self.log[-3000:]}",
+        )
+        return int(found[0])
+
+    def failures(self):
+        """
+        Return what the log says of each failed upgrade: from there to the next
+        entry that begins with a time.
+        """
+        parts = self.log.split("upgrade failed: ")[1:]
+        return [re.split(r"\n\d{4}-\d\d-\d\dT", part)[0] for part in parts]
+
+    def zombies(self):
+        """
+        Return the ids of all children of living processes of this service that
+        nobody has waited for.
+        """
+        ours = set(self.processes())
+        states = {
+            int(entry.name): stateOf(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit()
+        }
+        return [
+            pid for pid, (state, parent) in states.items() if state == "Z" and parent in ours
+        ]
+
     def processes(self):
         """
         Return the ids of all living processes that descend from this service.
@@ -181,11 +242,53 @@ class Service:
         """
         for _ in range(5):
             for pid in self.processes():
-                try:
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
         until(lambda: not self.processes(), "the end of all processes")
+        for process in self._started:
+            process.wait(DEADLINE)
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+
+
+class PidFileWatch:
+    """
+    Looks at a service's pid file again and again, and keeps in C{mistakes}
+    whatever was not the id of a living process of the service.
+    """
+
+    INTERVAL = 0.01
+
+    def __init__(self, service):
+        self.mistakes = []
+        self.seen = []
+        self._service = service
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        until(lambda: self.seen or self.mistakes, "a first look at the pid file")
+        return self
+
+    def __exit__(self, *exception):
+        self._stop.set()
+        self._thread.join(DEADLINE)
+
+    def _run(self):
+        while not self._stop.wait(self.INTERVAL):
+            try:
+                pid = self._service.pid
+                # It may have changed hands between the two looks.
+                if not isAlive(pid) and self._service.pid == pid:
+                    self.mistakes.append(f"process {pid} is dead")
+                if pid not in self.seen:
+                    if pid not in self._service.processes() and self._service.pid == pid:
+                        self.mistakes.append(f"process {pid} is a stranger")
+                    self.seen.append(pid)
+            except Exception as error:
+                self.mistakes.append(repr(error))
 
 
 class Clients:
@@ -197,11 +300,15 @@ class Clients:
     @ivar address: a (host, port) or a path.
     """
 
-    def __init__(self, address, count=8, wrap=lambda sock: sock):
+    def __init__(self, address, count=8, wrap=lambda sock: sock, asking=None):
+        """
+        @param asking: what to ask with, if it is not L{ask}.
+        """
         self.address = address
         self.failures = []
         self.answers = Counter()
         self._wrap = wrap
+        self._ask = asking or ask
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(count)]
 
@@ -249,7 +356,7 @@ class Clients:
         while not self._stop.is_set():
             turn += 1
             try:
-                release, generation = ask(self.address, f"{number}.{turn}", self._wrap)
+                release, generation = self._ask(self.address, f"{number}.{turn}", self._wrap)
                 self.answers[release, generation] += 1
             except Exception as error:
                 self.failures.append(f"client {number}, turn {turn}: {error!r}")
@@ -261,7 +368,10 @@ def connect(address, wrap=lambda sock: sock):
     """
     Open a connection to a (host, port) or a path.
     """
-    family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
+    if not isinstance(address, tuple):
+        family = socket.AF_UNIX
+    else:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = socket.socket(family)
     sock.settimeout(DEADLINE)
     try:

@@ -4,10 +4,12 @@ and which release of the code it is, and ends the connection.
 
 Run as C{twistd tableflip --app answering.py}.  It listens on every endpoint in
 C{$ENDPOINTS}, separated by blanks; the release is the text of C{$RELEASE_FILE},
-which stands for code that changes between two upgrades: it is run.
+which stands for code that changes between two upgrades: it is run, and may
+name itself and have a function C{heard} that is called with each line.
 """
 
 import os
+from pathlib import Path
 
 from twisted.application import service, strports
 from twisted.internet.protocol import Factory
@@ -15,8 +17,8 @@ from twisted.protocols.basic import LineOnlyReceiver
 
 from txtableflip import currentUpgrader
 
-RELEASE = {"name": "1"}
-exec(open(os.environ["RELEASE_FILE"]).read(), RELEASE)
+RELEASE = {"name": "1", "heard": lambda line: None}
+exec(Path(os.environ["RELEASE_FILE"]).read_text(), RELEASE)
 
 
 class Answering(LineOnlyReceiver):
@@ -25,6 +27,7 @@ class Answering(LineOnlyReceiver):
     def lineReceived(self, line):
         generation = currentUpgrader().generation
         answer = f"{line.decode()} {RELEASE['name']} {generation} {os.getpid()} .\n"
+        RELEASE["heard"](line.decode())
         self.transport.write(answer.encode())
         if line != b"stay":
             self.transport.loseConnection()
