@@ -51,7 +51,7 @@ class Process:
         self._connections = Connections()
         self._pidFile = PidFile(pidFile) if pidFile else None
         self.ports = Ports(reactor, self.inventory, self._connections, accepting=parent is None)
-        self.fds = Fds(self.inventory, self.ports)
+        self.fds = Fds(reactor, self.inventory, self.ports, self._connections)
         if parent is not None:
             manifest = parent.manifest
             self.generation = manifest.generation
@@ -89,6 +89,8 @@ class Process:
         Finish what is open, and close what listens; the factories are stopped
         after their last connections, and not before.
         """
+        if self._isReplaced:
+            self.fds.letGo()
         factories = self.ports.hold()
         cut = yield self._connections.drain(self._reactor, timeout)
         yield self.ports.stop()
@@ -96,11 +98,15 @@ class Process:
             factory.doStop()
         return cut
 
+    @property
+    def _isReplaced(self) -> bool:
+        return self._child is not None and self._child.hasTakenOver
+
     def letGo(self) -> None:
         """
         Leave the channel to a child that serves open until the very end.
         """
-        if self._child is not None and self._child.hasTakenOver:
+        if self._child is not None and self._isReplaced:
             self._child.neverClose()
 
     def leave(self) -> None:
@@ -168,9 +174,11 @@ class Process:
 
     def park(self) -> None:
         self.ports.park()
+        self.fds.park()
 
     def resume(self) -> None:
         self.ports.resume()
+        self.fds.resume()
         if self._pidFile is not None:
             self._pidFile.take()
 

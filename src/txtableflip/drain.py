@@ -7,6 +7,7 @@ the application's protocols, and no byte takes a longer way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp
@@ -32,7 +33,8 @@ class Connections:
     _log = Logger()
 
     def __init__(self) -> None:
-        self._open: set[Any] = set()
+        # With what is to be called when it is closed.
+        self._open: dict[Any, Callable[[], None]] = {}
         self._allClosed = Occasion()
 
     def __len__(self) -> int:
@@ -42,13 +44,19 @@ class Connections:
         """
         A connection has been accepted.
         """
-        self._open.add(transport)
+        self._open[transport] = lambda: None
+
+    def whenClosed(self, transport: Any, call: Callable[[], None]) -> None:
+        """
+        Have something done when an open connection is closed.
+        """
+        self._open[transport] = call
 
     def closed(self, transport: Any) -> None:
         """
         A connection is no more.
         """
-        self._open.discard(transport)
+        self._open.pop(transport)()
         if not self._open:
             occasion, self._allClosed = self._allClosed, Occasion()
             occasion.happen()
@@ -101,6 +109,13 @@ class Counted:
     """
 
     connections: Connections
+
+    def shareWithOthers(self) -> None:
+        """
+        Close no more than our own descriptor of this connection when it is
+        lost here: shutdown(2) would end it in every process that has it.
+        """
+        self._shouldShutdown = False
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)  # type: ignore[misc]

@@ -9,11 +9,14 @@ import socket
 from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IListeningPort, IProtocol
 
 from txtableflip._handover import Key
 from txtableflip._inventory import Descriptor, Held, Inventory, Open
 from txtableflip._ports import Ports
+from txtableflip._unixport import CountedUNIXServer
+from txtableflip.drain import Connections, CountedTCPServer, countedTransport
 
 
 class Fds:
@@ -25,14 +28,20 @@ class Fds:
     is the one that goes to the next generation: it has been inherited, or was
     added here, and whoever closes it takes it out of the inventory.
 
-    Both the parent and the child have a file or a connection for a while.  The
+    What the parent has left must be asked for before C{ready()}, at which it is
+    closed otherwise.  Both the parent and the child have a file for a while: the
     parent should stop using it when C{whenExiting()} fires, and the child
     should begin when C{ready()} does.
     """
 
-    def __init__(self, inventory: Inventory, ports: Ports) -> None:
+    def __init__(
+        self, reactor: Any, inventory: Inventory, ports: Ports, connections: Connections
+    ) -> None:
+        self._reactor = reactor
         self._inventory = inventory
         self._ports = ports
+        self._connections = connections
+        self._kept: dict[Key, Any] = {}
 
     def addFile(self, name: str, fileno: int) -> None:
         """
@@ -57,19 +66,85 @@ class Fds:
         keys = [*self._inventory.used, *self._inventory.inherited]
         return [key.address for key in keys if key.kind == "file"]
 
-    def addConnection(self, name: str, sock: socket.socket) -> None:
+    def addConnection(self, name: str, transport: Any) -> None:
         """
-        Hand over a copy of a connected socket.
-        """
-        self._add("connection", name, _share(sock))
+        Hand over an established TCP or UNIX connection, below any TLS: what the
+        peer has sent and this process has not read is read by the next.  When
+        that has taken over, this process sends what it has still to send, and
+        its protocol loses the connection; the peer does not.
 
-    def connection(self, name: str) -> socket.socket | None:
+        @param transport: of a connection that an inheritable listener has
+            accepted, or that L{connection} has found.
         """
-        @return: the connected socket of a name, for the reactor's
-            C{adoptStreamConnection}, which makes a copy; or C{None} if there is
-            none.
+        self._add("connection", name, _share(transport.getHandle()))
+        self._keep(name, transport)
+
+    def connection(self, name: str, factory: Any) -> IProtocol | None:
         """
-        return cast(socket.socket, self._find("connection", name))
+        Go on with a connection.  It is read from when this process serves, and
+        goes to the next generation in its turn, until it is closed.
+
+        @param factory: builds the protocol for it.
+        @return: the protocol, or C{None} if there is no such connection or the
+            factory does not want it.
+        """
+        sock: Any = self._find("connection", name)
+        if sock is None:
+            return None
+        peer = sock.getpeername()
+        isUNIX = sock.family == socket.AF_UNIX
+        address = UNIXAddress(peer) if isUNIX else _internetAddress(peer)
+        protocol: IProtocol | None = factory.buildProtocol(address)
+        if protocol is None:
+            sock.close()
+            return None
+        make = countedTransport(
+            CountedUNIXServer if isUNIX else CountedTCPServer, self._connections
+        )
+        transport = make(sock.dup(), protocol, peer, None, 0, self._reactor)
+        transport.repstr = f"<{type(protocol).__name__} on the connection {name}>"
+        self._keep(name, transport)
+        protocol.makeConnection(transport)
+        if not self._ports.accepting:
+            transport.stopReading()
+        return protocol
+
+    def _keep(self, name: str, transport: Any) -> None:
+        """
+        Park and resume a connection with all others; and forget it when it is
+        closed, which must not close it for other processes.
+        """
+        key = Key("connection", "", name, 0)
+        transport.shareWithOthers()
+        self._kept[key] = transport
+
+        def forget() -> None:
+            self._kept.pop(key, None)
+            self._inventory.remove(key)
+
+        self._connections.whenClosed(transport, forget)
+
+    def park(self) -> None:
+        """
+        Read nothing more from the connections.
+        """
+        for transport in self._kept.values():
+            transport.stopReading()
+
+    def resume(self) -> None:
+        """
+        Read from the connections.
+        """
+        for transport in self._kept.values():
+            transport.startReading()
+
+    def letGo(self) -> None:
+        """
+        The child has the connections: send what is left to send, and close
+        them here.
+        """
+        for transport in list(self._kept.values()):
+            transport.loseConnection()
 
     def addListener(self, name: str, sock: socket.socket) -> None:
         """
@@ -118,6 +193,11 @@ class Fds:
         key = Key(kind, "", name, 0)
         held = self._inventory.used.get(key) or self._inventory.claim(key)
         return None if held is None else held.open
+
+
+def _internetAddress(peer: Any) -> IPv4Address | IPv6Address:
+    kind = IPv4Address if len(peer) == 2 else IPv6Address  # noqa: PLR2004 - see socket(7)
+    return kind("TCP", *peer)
 
 
 def _share(sock: socket.socket) -> socket.socket:
