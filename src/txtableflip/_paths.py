@@ -131,6 +131,18 @@ def remove(address: str, identity: Identity | None) -> None:
             os.unlink(address)
 
 
+def removeInherited(address: str, identity: Identity | None) -> None:
+    """
+    Unlink a path that was inherited and is not used any more, and the lock
+    beside it, which is the parent's.
+    """
+    if identity is not None and identify(address) == identity:
+        remove(address, identity)
+        with _reporting("remove the lock of", address):
+            if os.path.islink(lockName(address)):
+                os.unlink(lockName(address))
+
+
 def lock(address: str) -> None:
     """
     Take the lock beside a path, in the format of
