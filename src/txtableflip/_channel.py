@@ -115,6 +115,8 @@ class Channel(Int32StringReceiver):
 def connectChannel(reactor: Any, sock: socket.socket, listener: Listener) -> Channel:
     """
     Give a socket to the reactor, and close C{sock}: the reactor has a copy.
+
+    @raise OSError: if there can be no copy.
     """
     channel = Channel(listener)
     factory = Factory()
