@@ -31,13 +31,17 @@ TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
 def until(condition, what, deadline=DEADLINE):
     """
     Wait until a condition is true, and return its value.
+
+    @param what: what is waited for, in words, or a function that says so when
+        it has been waited for in vain.
     """
     end = time.monotonic() + deadline
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < end, f"waited {deadline} s in vain for {what}"
+        if time.monotonic() > end:
+            pytest.fail(f"waited {deadline} s in vain for {what() if callable(what) else what}")
         time.sleep(0.01)
 
 
@@ -164,7 +168,9 @@ class Service:
         """
         Wait until the log has a text so often.
         """
-        until(lambda: self.log.count(text) >= count, f"{text!r} ({count}) in\n{self.log}")
+        until(
+            lambda: self.log.count(text) >= count, lambda: f"{text!r} ({count}) in\n{self.log}"
+        )
 
     def redeploy(self):
         """
@@ -173,8 +179,8 @@ class Service:
         """
         old = self.pid
         os.kill(old, signal.SIGHUP)
-        until(lambda: self.pid != old, f"a successor of {old}:\n{self.log[-3000:]}")
-        until(lambda: not isAlive(old), f"the end of {old}:\n{self.log[-3000:]}")
+        until(lambda: self.pid != old, lambda: f"a successor of {old}:\n{self.log[-3000:]}")
+        until(lambda: not isAlive(old), lambda: f"the end of {old}:\n{self.log[-3000:]}")
         return self.pid
 
     def fail(self):
@@ -194,7 +200,7 @@ class Service:
         pattern = rf"upgrade: started generation {generation + 1} as process (\d+)"
         found = until(
             lambda: re.findall(pattern, self.log)[count - 1 :],
-            f"a child of generation {generation}:\n{self.log[-3000:]}",
+            lambda: f"a child of generation {generation}:\n{self.log[-3000:]}",
         )
         return int(found[0])
 

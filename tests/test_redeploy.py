@@ -86,7 +86,7 @@ def test_no_client_notices_ten_upgrades(service):
     assert service.zombies() == []
     until(
         lambda: len(descriptors(service.pid)) <= len(openAtFirst),
-        f"no more than {openAtFirst}, but there are {descriptors(service.pid)}",
+        lambda: f"no more than {openAtFirst}, but there are {descriptors(service.pid)}",
     )
     terminate(service)
     assert not service.pidFile.exists()

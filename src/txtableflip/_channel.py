@@ -28,7 +28,8 @@ class Listener(Protocol):
 
     def channelGarbled(self, error: ChannelError) -> None:
         """
-        The peer sent what is no message.  Nothing more will be received.
+        The peer sent what is no message.  Nothing more will be received but
+        the end.
         """
 
     def channelLost(self) -> None:
@@ -47,6 +48,7 @@ class Channel(Int32StringReceiver):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._open = False
+        self._isGarbled = False
 
     def connectionMade(self) -> None:
         self._open = True
@@ -81,8 +83,12 @@ class Channel(Int32StringReceiver):
             transport.stopReading()
             transport.stopWriting()
 
+    def dataReceived(self, data: bytes) -> None:
+        if not self._isGarbled:
+            super().dataReceived(data)
+
     def stringReceived(self, string: bytes) -> None:
-        if not self._open:
+        if self._isGarbled or not self._open:
             return
         try:
             message = decode(string)
@@ -95,10 +101,11 @@ class Channel(Int32StringReceiver):
         self._garbled(ChannelError(f"a frame of {length} bytes is too long"))
 
     def _garbled(self, error: ChannelError) -> None:
-        self._open = False
-        transport: Any = self.transport
-        transport.loseConnection()
-        self._listener.channelGarbled(error)
+        # The channel stays open, for the peer is still to be told that it is
+        # not wanted; it would take the mere end for the death of this process.
+        if not self._isGarbled:
+            self._isGarbled = True
+            self._listener.channelGarbled(error)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._open = False
@@ -108,6 +115,8 @@ class Channel(Int32StringReceiver):
 def connectChannel(reactor: Any, sock: socket.socket, listener: Listener) -> Channel:
     """
     Give a socket to the reactor, and close C{sock}: the reactor has a copy.
+
+    @raise OSError: if there can be no copy.
     """
     channel = Channel(listener)
     factory = Factory()

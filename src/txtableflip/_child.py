@@ -114,15 +114,17 @@ class Child(ProcessProtocol):
         """
         Start it, and send it what it inherits.
         """
-        ours, theirs = socket.socketpair()
         try:
-            self._spawn(command, theirs)
-        except (OSError, ValueError) as error:
-            ours.close()
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                self._spawn(command, theirs)
+                self._channel = connectChannel(self._reactor, ours, self)
+            self._send(manifest, descriptors)
+        except (OSError, ValueError, ChannelError) as error:
+            if self.pid is not None:
+                self._signal("KILL")
             self._conclude(ChildNotStarted, f"could not be started as {command}: {error}")
             return
-        finally:
-            theirs.close()
         self._log.info(
             "upgrade: started generation {generation} as process {pid}",
             generation=manifest.generation,
@@ -134,11 +136,12 @@ class Child(ProcessProtocol):
             ChildTimedOut,
             f"was not ready after {manifest.upgradeTimeout:g} seconds",
         )
-        self._channel = connectChannel(self._reactor, ours, self)
+
+    def _send(self, manifest: Manifest, descriptors: Sequence[int]) -> None:
         if not _isOpen(2):
             self._noStderr = open(os.devnull, "wb")  # noqa: SIM115 - for as long as the child
         stderr = self._noStderr.fileno() if self._noStderr else 2
-        self._channel.send(manifest, [stderr, *descriptors])
+        self._say(manifest, [stderr, *descriptors])
 
     def _spawn(self, command: Command, channel: socket.socket) -> None:
         standard = {fd: fd for fd in (0, 1) if _isOpen(fd)}
@@ -355,9 +358,9 @@ class Child(ProcessProtocol):
 
     # -- small things
 
-    def _say(self, message: Message) -> None:
+    def _say(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         if self._channel is not None:
-            self._channel.send(message)
+            self._channel.send(message, descriptors)
 
     def _after(
         self, seconds: float, do: Callable[..., None], error: type[UpgradeFailed], what: str

@@ -70,7 +70,12 @@ def foreignListeners(known: set[Identity]) -> list[str]:
 
 def _ownSockets(known: set[Identity]) -> Iterator[socket.socket]:
     directory = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    for name in os.listdir(directory):
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        # No descriptor is left to read the directory by.
+        return
+    for name in names:
         try:
             if identify(int(name)) not in known:
                 copy = os.dup(int(name))

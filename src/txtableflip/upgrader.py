@@ -15,6 +15,7 @@ from twisted.internet.interfaces import (
     IReactorUNIX,
     IStreamServerEndpoint,
 )
+from zope.interface import implementer
 
 from txtableflip import _lifecycle
 from txtableflip._endpoint import InheritableEndpoint, Listens
@@ -25,6 +26,7 @@ from txtableflip._reactor import InheritingReactor
 from txtableflip._signals import SignalHandler
 from txtableflip.errors import NotSupported, PidFileError, UpgraderExists
 from txtableflip.fds import Fds
+from txtableflip.interfaces import IUpgrader
 
 UPGRADE_TIMEOUT = 60.0
 """
@@ -34,6 +36,7 @@ How long a child has to become ready if nothing else is said, in seconds.
 _current: Upgrader | None = None
 
 
+@implementer(IUpgrader)
 class Upgrader:
     """
     The one object of a process that knows of its parent and its child.

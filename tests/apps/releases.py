@@ -2,7 +2,8 @@
 A program that is all release: run as C{python releases.py DIRECTORY}, it runs
 the code in C{$RELEASE_FILE}, which defines an async C{listen(upgrader)}.
 
-DIRECTORY/limit may have the number of descriptors that it may open.  When it serves, it writes what it found changed to DIRECTORY/changes.GENERATION.
+DIRECTORY/limit may have the number of descriptors that it may open.  When it
+serves, it writes what it found changed to DIRECTORY/changes.GENERATION.
 """
 
 import dataclasses

@@ -1,0 +1,49 @@
+# make demo     a web server is redeployed five times under load
+# make test     lint, types, and all tests with branch coverage
+# make lint     lint and types alone
+# make bench    how long an upgrade takes, beside a start from cold
+# make clean    remove what these have made
+#
+# Each makes .venv first, for which it needs Python 3.10 or newer and pip's
+# index.  To use another Python: make test PYTHON=python3.13
+
+PYTHON = python3
+BIN = .venv/bin
+
+# A little less than is reached, so that a drop is noticed.
+COVERED = 75
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/package
+	$(BIN)/python examples/demo.py
+
+test: lint
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=$(COVERED)
+
+lint: .venv/tools
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/package
+	$(BIN)/python benchmarks/redeploy.py
+
+clean:
+	rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache dist
+
+# These two files say what .venv has been given; each is older than pyproject.toml
+# if that has changed since.
+
+.venv/package: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("txtableflip needs Python 3.10 or newer: make PYTHON=..." if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+.venv/tools: .venv/package
+	$(BIN)/pip install --quiet --group test --group lint
+	@touch $@

@@ -1,0 +1,290 @@
+"""
+What an application's unit tests can do with a L{FakeUpgrader}.
+"""
+
+import inspect
+
+import pytest
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyClass, verifyObject
+
+import txtableflip
+from txtableflip import (
+    AlreadyUpgraded,
+    ChildExited,
+    ChildTimedOut,
+    NotInheritable,
+    NotReady,
+    ParentStillRunning,
+    Stopping,
+    UpgradeInProgress,
+    Upgrader,
+    UpgradeService,
+)
+from txtableflip.interfaces import IUpgrader
+from txtableflip.testing import FakeUpgrader
+
+
+@pytest.fixture
+def fake():
+    """
+    A first generation that has not said ready.
+    """
+    return FakeUpgrader(MemoryReactorClock())
+
+
+@pytest.fixture
+def child():
+    """
+    A second generation that has not said ready.
+    """
+    return FakeUpgrader(MemoryReactorClock(), hasParent=True)
+
+
+def outcomeOf(deferred):
+    """
+    Return what a Deferred has fired with, an exception if it has failed, or
+    C{"pending"}.
+    """
+    outcomes = []
+    deferred.addBoth(outcomes.append)
+    if not outcomes:
+        return "pending"
+    return outcomes[0].value if isinstance(outcomes[0], Failure) else outcomes[0]
+
+
+def refusalOf(fake):
+    """
+    Return the class of the error with which an upgrade is refused.
+    """
+    before = len(fake.steps)
+    refusal = type(outcomeOf(fake.upgrade()))
+    assert fake.steps[before:] == []
+    return refusal
+
+
+def test_the_fake_and_the_real_one_provide_the_same_interface(fake):
+    """
+    Both classes implement IUpgrader, and the fake provides its attributes too.
+    """
+    assert verifyClass(IUpgrader, Upgrader)
+    assert verifyClass(IUpgrader, FakeUpgrader)
+    assert verifyObject(IUpgrader, fake)
+
+
+def test_the_fake_has_the_signatures_of_the_real_one():
+    """
+    Each public method of the real Upgrader can be called in the same way on
+    the fake, and does not reach for what only a real process has.
+    """
+    for name, method in inspect.getmembers(Upgrader, inspect.isfunction):
+        if not name.startswith("_"):
+            fakes = getattr(FakeUpgrader, name)
+            assert inspect.signature(fakes) == inspect.signature(method), name
+    fake = FakeUpgrader(MemoryReactorClock())
+    fake.usePidFile("never-written.pid")
+    assert fake.used == []
+    assert outcomeOf(fake.drain(1.0)) == 0
+
+
+def test_a_first_generation_is_ready_at_once(fake):
+    """
+    Without a parent, ready fires at once, as whenParentExits does.
+    """
+    assert (fake.hasParent, fake.generation) == (False, 1)
+    assert outcomeOf(fake.ready()) is None
+    assert outcomeOf(fake.whenParentExits()) is None
+
+
+def test_a_child_is_ready_when_its_parent_commits(child):
+    """
+    With a parent, ready fires when that commits, and whenParentExits when it
+    has ended; until then an upgrade is refused.
+    """
+    assert (child.hasParent, child.generation) == (True, 2)
+    ready, exits = child.ready(), child.whenParentExits()
+    assert not ready.called
+    child.parentCommits()
+    assert outcomeOf(ready) is None
+    assert refusalOf(child) is ParentStillRunning
+    assert not exits.called
+    child.parentExits()
+    assert outcomeOf(exits) is None
+    child.upgrade()
+    assert child.steps[-1] == "startChild"
+
+
+def test_a_child_whose_parent_dies_is_ready(child):
+    """
+    With a parent that ends before it has answered, ready fires.
+    """
+    ready = child.ready()
+    child.parentExits()
+    assert outcomeOf(ready) is None
+
+
+def test_an_upgrade_succeeds(fake):
+    """
+    When the child takes over, upgrade fires, then whenExiting, and another
+    upgrade is refused.
+    """
+    fake.ready()
+    exiting, upgrade = fake.whenExiting(), fake.upgrade()
+    assert not upgrade.called
+    fake.childTakesOver()
+    assert outcomeOf(upgrade) is None
+    assert outcomeOf(exiting) is None
+    assert refusalOf(fake) is AlreadyUpgraded
+
+
+def test_an_upgrade_fails(fake):
+    """
+    When the child fails, upgrade fails with the error, the process serves on,
+    and another upgrade may be tried.
+    """
+    fake.ready()
+    upgrade = fake.upgrade()
+    error = ChildTimedOut("was too slow", phase="initialise")
+    fake.childFails(error)
+    assert outcomeOf(upgrade) is error
+    assert outcomeOf(fake.whenExiting()) == "pending"
+    again = fake.upgrade()
+    fake.childFails()
+    assert isinstance(outcomeOf(again), ChildExited)
+
+
+def test_refusals_are_the_real_ones(fake):
+    """
+    Upgrades are refused as the real rules have it.
+    """
+    assert refusalOf(fake) is NotReady
+    fake.ready()
+    running = fake.upgrade()
+    assert refusalOf(fake) is UpgradeInProgress
+    stopped = fake.stop()
+    assert isinstance(outcomeOf(running), Stopping)
+    assert refusalOf(fake) is Stopping
+    assert not stopped.called
+    fake.childFails()
+    assert outcomeOf(stopped) is None
+    assert outcomeOf(fake.whenExiting()) is None
+
+
+def test_a_redeploy_waits_for_ready(fake):
+    """
+    A redeploy that comes too early starts the child as soon as that may be.
+    """
+    fake.redeployOn("USR2")
+    assert fake.signals == ["USR2"]
+    fake.redeploy()
+    assert "startChild" not in fake.steps
+    fake.ready()
+    assert fake.steps[-1] == "startChild"
+
+
+def test_a_signal_of_no_name_is_refused(fake):
+    """
+    The fake refuses the signals that the real one refuses.
+    """
+    for name in ("NONE", "KILL"):
+        with pytest.raises(ValueError, match="use HUP, USR2"):
+            fake.redeployOn(name)
+    assert fake.signals == []
+
+
+def test_a_process_can_refuse_to_be_ready(child):
+    """
+    After refuse, ready fails with the reason, and the process is to leave.
+    """
+    error = RuntimeError("no database")
+    child.refuse(error)
+    assert "sayRefused" in child.steps
+    assert outcomeOf(child.ready()) is error
+    assert outcomeOf(child.whenExiting()) is None
+
+
+def test_endpoints_listen_on_the_given_reactor(fake):
+    """
+    What the fake's endpoints listen on is in the memory reactor, and
+    whenListening waits for it.
+    """
+    factory = Factory()
+    endpoint = fake.endpoint("tcp:8080:interface=127.0.0.1")
+    listening = fake.whenListening()
+    assert not listening.called
+    port = outcomeOf(endpoint.listen(factory))
+    assert outcomeOf(listening) is None
+    assert [server[:2] for server in fake.reactor.tcpServers] == [(8080, factory)]
+    assert fake.reactor.tcpServers[0][3] == "127.0.0.1"
+    assert port.getHost().port == 8080
+
+
+def test_an_endpoint_that_is_not_inheritable_fails_as_with_the_real_one(fake, monkeypatch):
+    """
+    An endpoint that does not listen through its reactor fails as in earnest.
+    """
+
+    class Deaf:
+        def listen(self, factory):
+            return self
+
+        def loseConnection(self):
+            pass
+
+    deaf = Deaf()
+    monkeypatch.setattr("txtableflip._endpoint.serverFromString", lambda *a: deaf)
+    error = outcomeOf(fake.endpoint("deaf:").listen(Factory()))
+    assert isinstance(error, NotInheritable)
+    assert outcomeOf(fake.whenListening()) is error
+
+
+def test_a_bad_description_is_refused(fake):
+    """
+    An endpoint of no type is refused at once.
+    """
+    with pytest.raises(ValueError, match="nosuch"):
+        fake.endpoint("nosuch:1")
+
+
+def test_a_test_out_of_turn_is_told_so(fake, child):
+    """
+    Having the other process do what it could not do now is an error of the
+    test.
+    """
+    for act in (fake.childTakesOver, fake.childFails, fake.parentCommits):
+        with pytest.raises(RuntimeError, match="nobody waits"):
+            act()
+    with pytest.raises(RuntimeError, match="nobody waits"):
+        child.parentCommits()
+
+
+def test_an_upgrade_service_runs_on_the_fake():
+    """
+    UpgradeService says ready on the fake when its endpoints listen, and stops
+    the reactor after the upgrade.
+    """
+    reactor = MemoryReactorClock()
+    fake = FakeUpgrader(reactor, hasParent=True)
+    service = UpgradeService(fake)
+    endpoint = fake.endpoint("tcp:8080")
+    service.startService()
+    reactor.run()
+    assert "sayReady" not in fake.steps
+    endpoint.listen(Factory())
+    assert fake.steps[-1] == "sayReady"
+    fake.parentCommits()
+    fake.parentExits()
+    reactor.hasStopped = False
+    fake.redeploy()
+    fake.childTakesOver()
+    assert reactor.hasStopped
+
+
+def test_the_fake_leaves_the_process_alone(fake):
+    """
+    Any number of fakes may be made: none is the process's own Upgrader.
+    """
+    assert FakeUpgrader(fake.reactor) is not fake
+    assert txtableflip.currentUpgrader() is None
