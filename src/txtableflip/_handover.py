@@ -23,8 +23,10 @@ becomes a whole, well-typed message, or raises L{ChannelError}.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, get_args, get_type_hints
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from txtableflip.errors import ChannelError
 
@@ -73,8 +75,7 @@ class Identity(NamedTuple):
     inode: int
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """
     One descriptor that is handed over.
 
@@ -181,7 +182,7 @@ def encode(message: Message) -> bytes:
 
     @raise ChannelError: if that would be longer than L{MAX_FRAME}.
     """
-    header = {"message": type(message).__name__, **asdict(message)}
+    header = {"message": type(message).__name__, **vars(message)}
     frame = json.dumps(header, separators=(",", ":")).encode("ascii") + b"\n"
     if len(frame) > MAX_FRAME:
         raise ChannelError(f"a {header['message']} of {len(frame)} bytes is too long to send")
@@ -220,40 +221,63 @@ def _refuseConstant(name: str) -> None:
     raise ValueError(name)
 
 
-def _build(cls: type[Any], values: object) -> Any:
+def _build(cls: type[Any], values: dict[str, Any]) -> Any:
     """
-    Make a dataclass of exactly the JSON object that it was written as.
+    Make a message of exactly the JSON object that it was written as.
     """
-    names = [field.name for field in fields(cls)]
-    if not isinstance(values, dict) or set(values) != set(names):
-        raise ChannelError(f"a {cls.__name__} has other fields than {', '.join(names)}")
-    hints = get_type_hints(cls)
-    return cls(**{name: _convert(cls, name, hints[name], values[name]) for name in names})
+    hashable: Any = cls
+    readers = _fieldReaders(hashable)
+    if set(values) != set(readers):
+        raise ChannelError(f"a {cls.__name__} has other fields than {', '.join(readers)}")
+    return cls(**{name: read(values[name]) for name, read in readers.items()})
 
 
-def _convert(cls: type[Any], name: str, hint: Any, value: Any) -> Any:
+@cache
+def _fieldReaders(cls: Any) -> dict[str, Callable[[Any], Any]]:
+    return {name: _reader(hint) for name, hint in get_type_hints(cls).items()}
+
+
+def _reader(hint: Any) -> Callable[[Any], Any]:
     """
-    Check one field against its annotation, and give it the annotated type.
+    @return: what makes a value of a type of the JSON that it was written as, or
+        raises L{ChannelError}.
     """
-    if value is None and type(None) in get_args(hint):
-        return None
-    if hint == tuple[Entry, ...] and isinstance(value, list):
-        return tuple(_build(Entry, item) for item in value)
-    wanted = next((arg for arg in get_args(hint) if arg is not type(None)), hint)
-    if wanted in (Key, Identity):
-        return _buildTuple(wanted, value)
-    if wanted is float and type(value) is int:
-        value = float(value)
-    if type(value) is not wanted:
-        raise ChannelError(f"{cls.__name__}.{name} is {value!r:.60}, which is no {wanted}")
+    arguments = get_args(hint)
+    if get_origin(hint) is tuple:
+        return _sequenceReader(_reader(arguments[0]))
+    if type(None) in arguments:
+        return _optionalReader(_reader(arguments[0]))
+    if issubclass(hint, tuple):
+        return _tupleReader(hint, list(_fieldReaders(hint).values()))
+
+    def read(value: Any) -> Any:
+        if hint is float and type(value) is int:
+            return float(value)
+        if type(value) is not hint:
+            raise ChannelError(f"{value!r:.60} is no {hint.__name__}")
+        return value
+
+    return read
+
+
+def _sequenceReader(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: tuple(map(read, _list(value)))
+
+
+def _optionalReader(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+def _tupleReader(cls: Any, readers: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if len(_list(value)) != len(readers):
+            raise ChannelError(f"{value!r:.60} is no {cls.__name__}")
+        return cls._make([read(item) for read, item in zip(readers, value, strict=True)])
+
+    return read
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ChannelError(f"{value!r:.60} is no list")
     return value
-
-
-def _buildTuple(cls: Any, value: object) -> Any:
-    """
-    Make a named tuple of the JSON array that it was written as.
-    """
-    types = list(get_type_hints(cls).values())
-    if not isinstance(value, list) or [type(item) for item in value] != types:
-        raise ChannelError(f"{value!r:.60} is no {cls.__name__}")
-    return cls(*value)

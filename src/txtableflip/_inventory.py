@@ -206,11 +206,15 @@ class Inventory:
         """
         return [held.open.fileno() for held in self.used.values()]
 
-    def identities(self) -> set[Identity]:
+    def inodes(self) -> set[int]:
         """
-        @return: what tells the descriptors in use from any other.
+        @return: the inodes of the sockets in use, which tell them from others.
         """
-        return {identify(held.open.fileno()) for held in self.used.values()}
+        self.prune()
+        sockets = [
+            held.open for held in self.used.values() if not isinstance(held.open, Descriptor)
+        ]
+        return {identify(each.fileno()).inode for each in sockets}
 
 
 def identify(fileno: int) -> Identity:

@@ -44,6 +44,11 @@ _FDS_PER_MESSAGE = 253
 The most descriptors that come with one message (C{SCM_MAX_FD} of unix(7)).
 """
 
+_BUFFER = 4096
+"""
+How much to read at once, in bytes: a message with descriptors has few.
+"""
+
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 _log = Logger()
@@ -143,6 +148,9 @@ def receiveManifest(sock: socket.socket, timeout: float) -> Parent:
         for fileno in reader.descriptors:
             os.close(fileno)
         raise
+    if not _CLOSE_ON_EXEC:
+        for fileno in reader.descriptors:
+            os.set_inheritable(fileno, False)
     stderr, *inherited = reader.descriptors
     return Parent(sock, manifest, stderr, inherited)
 
@@ -163,23 +171,29 @@ class _Reader:
     def read(self, length: int) -> bytes:
         received = bytearray()
         while len(received) < length:
-            remaining = self._deadline - time.monotonic()
-            if not select.select([self._socket], [], [], max(0.0, remaining))[0]:
-                raise ChannelError("the parent has not sent its manifest in time")
-            data, ancillary, flags, _ = self._socket.recvmsg(
-                length - len(received), self._space, _CLOSE_ON_EXEC
-            )
-            for _, _, packed in ancillary:
-                count = len(packed) // 4
-                for fileno in struct.unpack(f"{count}i", packed[: count * 4]):
-                    os.set_inheritable(fileno, False)
-                    self.descriptors.append(fileno)
-            if flags & socket.MSG_CTRUNC:
-                raise ChannelError("the kernel dropped descriptors: is there a limit on them?")
-            if not data:
-                raise ChannelError("the parent closed the channel before its manifest was read")
-            received += data
+            try:
+                received += self._receive(min(length - len(received), _BUFFER))
+            except BlockingIOError:
+                self._wait()
         return bytes(received)
+
+    def _receive(self, length: int) -> bytes:
+        data, ancillary, flags, _ = self._socket.recvmsg(length, self._space, _CLOSE_ON_EXEC)
+        for _, _, packed in ancillary:
+            count = len(packed) // 4
+            self.descriptors.extend(struct.unpack(f"{count}i", packed[: count * 4]))
+        if flags & socket.MSG_CTRUNC:
+            raise ChannelError("the kernel dropped descriptors: is there a limit on them?")
+        if not data:
+            raise ChannelError("the parent closed the channel before its manifest was read")
+        return data
+
+    def _wait(self) -> None:
+        remaining = max(0.0, self._deadline - time.monotonic())
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if not poll.poll(remaining * 1000):
+            raise ChannelError("the parent has not sent its manifest in time")
 
 
 class Parent:

@@ -122,7 +122,7 @@ class Process:
         Log what is inherited otherwise than before, and what never will be.
         """
         changes = self.inventory.changes
-        changes.foreign = foreignListeners(self.inventory.identities())
+        changes.foreign = foreignListeners(self.inventory.inodes())
         if self._parent is not None:
             self._log.info(
                 "kept {changes.kept}, newly bound {changes.bound}, dropped {changes.dropped}, "

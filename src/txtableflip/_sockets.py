@@ -14,9 +14,6 @@ from typing import Any
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.error import CannotListenError
 
-from txtableflip._handover import Identity
-from txtableflip._inventory import identify
-
 
 def canonical(interface: str, port: Any) -> str:
     """
@@ -58,31 +55,29 @@ def bindInternet(model: Any) -> socket.socket:
     return sock
 
 
-def foreignListeners(known: set[Identity]) -> list[str]:
+def foreignListeners(known: set[int]) -> list[str]:
     """
     Find the sockets on which this process accepts connections or receives
-    datagrams from anybody, besides those that are known.
+    datagrams from anybody, besides those that are known by their inodes.
 
-    @return: their addresses.
+    @return: their addresses; none on a platform that does not tell (proc(5)).
     """
     return sorted({_describe(sock) for sock in _ownSockets(known) if _isListener(sock)})
 
 
-def _ownSockets(known: set[Identity]) -> Iterator[socket.socket]:
-    directory = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+def _ownSockets(known: set[int]) -> Iterator[socket.socket]:
     try:
-        names = os.listdir(directory)
+        names = os.listdir("/proc/self/fd")
     except OSError:
-        # No descriptor is left to read the directory by.
         return
     for name in names:
         try:
-            if identify(int(name)) not in known:
-                copy = os.dup(int(name))
-                with socket.socket(fileno=copy) as sock:
+            kind, _, inode = os.readlink(f"/proc/self/fd/{name}").partition(":")
+            if kind == "socket" and int(inode.strip("[]")) not in known:
+                with socket.socket(fileno=os.dup(int(name))) as sock:
                     yield sock
         except OSError:
-            # No socket, or the descriptor by which the directory was read.
+            # The descriptor by which the directory was read is closed again.
             continue
 
 

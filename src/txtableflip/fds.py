@@ -189,10 +189,9 @@ class Fds:
         self._inventory.add(key, Held(opened))
 
     def _find(self, kind: str, name: str) -> Open | None:
-        self._inventory.prune()
         key = Key(kind, "", name, 0)
         held = self._inventory.used.get(key) or self._inventory.claim(key)
-        return None if held is None else held.open
+        return None if held is None or held.open.fileno() < 0 else held.open
 
 
 def _internetAddress(peer: Any) -> IPv4Address | IPv6Address:
