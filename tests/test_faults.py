@@ -5,6 +5,7 @@ names it, and the log says what happened.
 """
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -209,6 +210,21 @@ def test_a_release_that_wants_a_port_of_somebody_else_fails(site):
         assert "(phase: initialise)" in site.service.failures()[0]
         site.shouldBeServedBy(first, "first", 1)
     site.shouldBeServedBy(site.upgrade(), "good", 2)
+
+
+def test_a_release_without_its_application_says_so_in_the_log(site):
+    """
+    When what C{--app} names is gone, which twistd says on a standard output
+    that a daemon does not have, the failed upgrade has the reason all the same.
+    """
+    service = site.service
+    module = service.directory / "mine.py"
+    shutil.copy(APPS / "answering.py", module)
+    first = service.twistd("tableflip", "--app", "mine")
+    module.unlink()
+    service.fail()
+    assert "no module mine" in service.failures()[0]
+    site.shouldBeServedBy(first, "1", 1)
 
 
 def test_garbage_does_not_make_an_orphan_of_a_child_that_cannot_be_ended(site):

@@ -59,7 +59,7 @@ class Options(usage.Options):
         ),
         ("signal", "s", REDEPLOY_SIGNAL, "The signal that redeploys."),
     )
-    upgrader: Upgrader | None
+    upgrader: Upgrader | None = None
     makeApplication: Callable[[], object]
 
     def parseArgs(self, *arguments: str) -> None:
@@ -87,6 +87,9 @@ class Options(usage.Options):
             self.upgrader = self._makeUpgrader()
             self.makeApplication = findApplication(self["app"], self["arguments"], twistd)
         except (ValueError, ApplicationError) as error:
+            if self.upgrader is not None:
+                # twistd says it on a standard output that a daemon does not have.
+                self.upgrader.refuse(error)
             raise usage.UsageError(str(error)) from error
         if not (twistd.get("logger") or twistd.get("syslog")):
             twistd["logger"] = "txtableflip._logfile.observer"
