@@ -109,7 +109,7 @@ class Inventory:
         dropped = list(self.inherited)
         for key, held in self.inherited.items():
             held.socket.close()
-            _paths.remove(key.address, held.path)
+            _paths.abandon(key.address, held.path)
         self.inherited.clear()
         return dropped
 

@@ -112,6 +112,18 @@ def remove(address: str, identity: Identity | None) -> None:
             os.unlink(address)
 
 
+def abandon(address: str, identity: Identity | None) -> None:
+    """
+    Unlink a path that is not wanted any more, if it still is what was bound,
+    and the lock that an earlier generation has left beside it.
+    """
+    if identity is not None and identify(address) == identity:
+        remove(address, identity)
+        if os.path.lexists(lockName(address)):
+            with _reporting("remove the lock of", address):
+                os.unlink(lockName(address))
+
+
 def lock(address: str) -> None:
     """
     Take the lock beside a path, in the format of
