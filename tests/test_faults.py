@@ -5,6 +5,7 @@ names it, and the log says what happened.
 """
 
 import os
+import select
 import shutil
 import signal
 import socket
@@ -433,6 +434,33 @@ def stateBecomes(pid, letter):
     until(lambda: stateOf(pid)[0] == letter, f"state {letter} of {pid}")
 
 
+def test_from_ready_to_serving_nobody_accepts_and_clients_wait(site):
+    """
+    A parent whose child has said Ready accepts nothing any more: who connects
+    then, while the child is kept from serving, is answered by the child.
+    """
+    service = site.service
+    parked = service.directory / "parked"
+    touch = f"open({str(parked)!r}, 'w').close()"
+    first = site.start(code=wrap(PARK, after=touch))
+    service.release("name = 'good'\n" + wrap(SAY_READY, after=STOP))
+    os.kill(first, signal.SIGHUP)
+    until(parked.exists, "a parked parent")
+    child = service.childOf(1)
+    stateBecomes(child, "T")
+    waiting = [connect(address) for address in (site.address, str(site.path)) * 5]
+    for sock in waiting:
+        sock.sendall(b"stay\n")
+    # The parent has had the time to accept them, had it wanted to.
+    assert select.select(waiting, [], [], 0.2)[0] == []
+    os.kill(child, signal.SIGCONT)
+    for sock in waiting:
+        with sock, sock.makefile() as stream:
+            assert stream.readline().split() == ["stay", "good", "2", str(child), "."]
+    until(lambda: not isAlive(first), "the end of the parent")
+    site.shouldBeServedBy(child, "good", 2)
+
+
 def test_a_parent_that_falls_silent_before_it_commits_gets_the_service_back(site):
     """
     A child that waits for Commit until its own deadline leaves, since a parent
@@ -583,7 +611,7 @@ def test_a_signal_while_the_parent_drains_is_kept_until_it_has_left(site, addres
         second = service.pid
         service.release("name = 'third'")
         os.kill(first if addressee == "old" else second, signal.SIGHUP)
-        for _ in range(5):
+        for _ in range(20):
             assert ask(site.address) == ("second", 2)
         assert service.log.count("upgrade: started") == 1
     service.waitFor("generation 3 serves")
