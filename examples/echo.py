@@ -9,9 +9,10 @@ A line echo as a plain script: the word tableflip: is all that it takes.
 import os
 import sys
 
-from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
+from twisted.internet.task import react
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python import log
 
@@ -23,9 +24,12 @@ class Echo(LineOnlyReceiver):
         self.sendLine(line)
 
 
-log.startLogging(sys.stdout)
-log.msg(f"this is process {os.getpid()}")
-endpoint = sys.argv[1] if len(sys.argv) > 1 else "tcp:8080"
-listening = serverFromString(reactor, f"tableflip:{endpoint}").listen(Factory.forProtocol(Echo))
-listening.addErrback(lambda failure: (log.err(failure), reactor.stop()))
-reactor.run()
+async def main(reactor, endpoint="tcp:8080"):
+    log.startLogging(sys.stdout)
+    log.msg(f"this is process {os.getpid()}")
+    server = serverFromString(reactor, f"tableflip:{endpoint}")
+    await server.listen(Factory.forProtocol(Echo))
+    await Deferred()  # for ever: the reactor is stopped when its successor serves
+
+
+react(main, sys.argv[1:])

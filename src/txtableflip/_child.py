@@ -200,7 +200,7 @@ class Child(ProcessProtocol):
         """
         The child said something.
         """
-        if self._ending is not None:
+        if self._isOver or self._ending is not None:
             return
         if isinstance(message, Refused):
             self._end(ChildRefused, f"refused to take over: {message.reason}")
@@ -221,6 +221,12 @@ class Child(ProcessProtocol):
         """
         The child sent nonsense.
         """
+        if self.hasTakenOver:
+            # It serves, and this process does not any more: let it be.
+            self._log.error(
+                "process {pid} said what is not understood: {error}", pid=self.pid, error=error
+            )
+            return
         self._end(ChildProtocolError, f"sent what cannot be understood: {error}")
 
     def channelLost(self) -> None:
@@ -343,6 +349,9 @@ class Child(ProcessProtocol):
             return
         self._isOver = True
         self._stopTimer()
+        # Something of it may be left: a process that it has forked, which must
+        # not take the end of this one for a reason to serve.
+        self._say(Abort(what))
         if self._noStderr is not None:
             self._noStderr.close()
         self._lifecycle.childFailed(
@@ -369,7 +378,14 @@ class Child(ProcessProtocol):
         Do something unless something else happens first.
         """
         self._stopTimer()
-        self._timer = self._reactor.callLater(seconds, do, error, what)
+        self._timer = self._reactor.callLater(seconds, self._late, do, error, what)
+
+    def _late(self, do: Callable[..., None], error: type[UpgradeFailed], what: str) -> None:
+        """
+        The time is over; but what has come meanwhile is heard first, for it may
+        be this process that has been asleep.
+        """
+        self._timer = self._reactor.callLater(0, do, error, what)
 
     def _stopTimer(self) -> None:
         if self._timer is not None and self._timer.active():

@@ -182,7 +182,7 @@ class Inventory:
         """
         for key, held in self.inherited.items():
             held.open.close()
-            _paths.removeInherited(key.address, held.path)
+            _paths.abandon(key.address, held.path)
             self.changes.dropped.append(str(key))
         self.inherited.clear()
 

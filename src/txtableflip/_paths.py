@@ -131,15 +131,15 @@ def remove(address: str, identity: Identity | None) -> None:
             os.unlink(address)
 
 
-def removeInherited(address: str, identity: Identity | None) -> None:
+def abandon(address: str, identity: Identity | None) -> None:
     """
-    Unlink a path that was inherited and is not used any more, and the lock
-    beside it, which is the parent's.
+    Unlink a path that is not wanted any more, if it still is what was bound,
+    and the lock that an earlier generation has left beside it.
     """
     if identity is not None and identify(address) == identity:
         remove(address, identity)
-        with _reporting("remove the lock of", address):
-            if os.path.islink(lockName(address)):
+        if os.path.lexists(lockName(address)):
+            with _reporting("remove the lock of", address):
                 os.unlink(lockName(address))
 
 

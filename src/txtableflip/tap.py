@@ -66,7 +66,7 @@ class Options(usage.Options):
             "Make all that listens inheritable, with or without tableflip: before it.",
         ),
     )
-    upgrader: Upgrader | None
+    upgrader: Upgrader | None = None
     makeApplication: Callable[[], object]
 
     def parseArgs(self, *arguments: str) -> None:
@@ -96,6 +96,9 @@ class Options(usage.Options):
                 self.upgrader.reactor.inheritAll()
             self.makeApplication = findApplication(self["app"], self["arguments"], twistd)
         except (ValueError, ApplicationError) as error:
+            if self.upgrader is not None:
+                # twistd says it on a standard output that a daemon does not have.
+                self.upgrader.refuse(error)
             raise usage.UsageError(str(error)) from error
         if not (twistd.get("logger") or twistd.get("syslog")):
             twistd["logger"] = "txtableflip._logfile.observer"

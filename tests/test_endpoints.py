@@ -1,0 +1,1342 @@
+"""
+The C{tableflip:} prefix: every kind of endpoint behind it, in two generations
+that are joined in one process.
+"""
+
+import datetime as dt
+import errno
+import gc
+import os
+import re
+import socket
+import ssl
+import stat
+import struct
+import subprocess
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import pytest_twisted
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from processes import DEADLINE, ask, connect, freePort
+from twisted.internet import endpoints, reactor, tcp, unix
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorProcess,
+    IReactorSocket,
+    IReactorUNIX,
+)
+from twisted.internet.protocol import Factory, ServerFactory
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.threads import deferToThread
+from twisted.logger import formatEvent, globalLogPublisher
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.protocols.policies import WrappingFactory
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides, providedBy
+from zope.interface.verify import verifyObject
+
+from txtableflip import InvalidEndpoint, NotInheritable, currentUpgrader
+from txtableflip._endpoint import InheritableEndpoint, Listens
+from txtableflip._handover import Manifest
+from txtableflip._parent import Parent
+from txtableflip._process import Process
+from txtableflip._reactor import InheritingReactor
+from txtableflip._unixport import PAUSE, UNIXPort
+from txtableflip.drain import LAST_WORDS, Connections
+from txtableflip.endpoints import TableflipStringParser, unparse
+
+LOCAL = "127.0.0.1"
+
+
+def anatomy(transport):
+    """
+    Return what a protocol can learn about its transport: the layers above the
+    reactor's own class, the interfaces, and the kinds of addresses.
+    """
+    layers = []
+    inner = transport
+    while not isinstance(inner, tcp.Server):
+        layers.append(type(inner))
+        inner = inner.transport
+    layers.append(unix.Server if isinstance(inner, unix.Server) else tcp.Server)
+    addresses = [type(transport.getHost()), type(transport.getPeer())]
+    return layers, set(providedBy(transport)), addresses
+
+
+class Answering(LineOnlyReceiver):
+    """
+    Answers each line with which generation it is, and ends the connection,
+    unless it is asked to stay.
+    """
+
+    delimiter = b"\n"
+
+    def connectionMade(self):
+        self.factory.made.append(self)
+
+    def lineReceived(self, line):
+        self.factory.seen.append(anatomy(self.transport))
+        number = self.factory.number
+        self.transport.write(b"%b r%d %d %d .\n" % (line, number, number, os.getpid()))
+        if line != b"stay":
+            self.transport.loseConnection()
+
+
+class AnsweringFactory(ServerFactory):
+    """
+    Makes L{Answering}, and keeps what happens to it.
+
+    @ivar made: the protocols, in the order of their connections.
+    @ivar seen: the L{anatomy} of the transport on which a line has come.
+    @ivar addresses: what L{buildProtocol} was given.
+    @ivar history: C{start} and C{stop}.
+    """
+
+    noisy = False
+    protocol = Answering
+
+    def __init__(self, number):
+        self.number = number
+        self.made = []
+        self.seen = []
+        self.addresses = []
+        self.history = []
+
+    def startFactory(self):
+        self.history.append("start")
+
+    def stopFactory(self):
+        self.history.append("stop")
+
+    def buildProtocol(self, address):
+        self.addresses.append(address)
+        return super().buildProtocol(address)
+
+
+class Generation:
+    """
+    All of a process but the process: what an Upgrader joins, with duplicates
+    of the parent's sockets as they would come over the channel.
+    """
+
+    def __init__(self, parent=None):
+        self.number = 1 if parent is None else parent.number + 1
+        left = None
+        if parent is not None:
+            held = parent.process.inventory
+            sockets = [socket.socket(fileno=os.dup(fileno)) for fileno in held.descriptors()]
+            for sock in sockets:
+                sock.setblocking(False)
+            manifest = Manifest(self.number, DEADLINE, None, held.entries())
+            left = Parent(None, manifest, None, sockets)
+        self.process = Process(reactor, left, DEADLINE, None)
+        self.ports = self.process.ports
+        self.reactor = InheritingReactor(reactor, self.ports)
+        self.factory = AnsweringFactory(self.number)
+
+    def endpoint(self, description):
+        """
+        What L{Upgrader.endpoint} makes.
+        """
+        return InheritableEndpoint(reactor, self.ports, Listens(), description)
+
+    def listen(self, description, factory=None):
+        """
+        Listen on what a whole endpoint string describes, in this generation.
+        """
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("txtableflip.upgrader._current", self)
+            return serverFromString(reactor, description).listen(factory or self.factory)
+
+    @property
+    def used(self):
+        return self.process.inventory.names()
+
+    @property
+    def inherited(self):
+        return [str(key) for key in self.process.inventory.inherited]
+
+    def replace(self, parent):
+        """
+        Take over, as after Commit.
+        """
+        parent.process.park()
+        self.process.takeOver()
+
+    async def end(self):
+        for transport in list(self.process._connections._open):
+            transport.abortConnection()
+        await self.ports.stop()
+        self.process.leave()
+        for held in self.process.inventory.inherited.values():
+            held.socket.close()
+
+
+@pytest_twisted.async_yield_fixture
+async def generations():
+    """
+    A function that makes generations, each the child of the one before it.
+    """
+    made = []
+
+    def make():
+        made.append(Generation(made[-1] if made else None))
+        return made[-1]
+
+    yield make
+    for generation in reversed(made):
+        await generation.end()
+
+
+def inThread(function, *arguments, **options):
+    """
+    Call something that blocks, while the reactor runs.
+    """
+    done = deferToThread(function, *arguments, **options)
+    return done.addTimeout(DEADLINE, reactor)
+
+
+async def turn():
+    """
+    Return when the reactor has looked once more at everything that it reads:
+    what was ready when this was called has been read.
+    """
+    factory = AnsweringFactory(0)
+    port = reactor.listenTCP(0, factory, interface=LOCAL)
+    try:
+        await inThread(ask, (LOCAL, port.getHost().port))
+    finally:
+        await port.stopListening()
+
+
+def target(port):
+    """
+    Return where a client connects to a listening port.
+    """
+    host = port.getHost()
+    if not hasattr(host, "host"):
+        return os.fsdecode(host.name)
+    return ({"0.0.0.0": LOCAL, "::": "::1"}.get(host.host, host.host), host.port)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """
+    The path of a file with a key and a certificate for localhost, in a
+    directory of its own.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.timezone.utc)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1)
+    builder = builder.not_valid_before(now - dt.timedelta(days=1))
+    builder = builder.not_valid_after(now + dt.timedelta(days=1))
+    made = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    path = tmp_path_factory.mktemp("certificate") / "localhost.pem"
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+        + made.public_bytes(pem)
+    )
+    return path
+
+
+# -- the string
+
+
+class RecordingParser:
+    """
+    An endpoint type that keeps what its parser was given.
+    """
+
+    prefix = "recording"
+
+    def __init__(self):
+        self.given = []
+
+    def parseStreamServer(self, reactor, *args, **kwargs):
+        self.given.append((args, kwargs))
+
+
+def recorded(description):
+    """
+    Return what the parser of C{recording:} is given when Twisted parses
+    C{description}, or the error.
+    """
+    recorder = RecordingParser()
+    with pytest.MonkeyPatch.context() as patch:
+        upgrader = SimpleNamespace(endpoint=partial(serverFromString, reactor))
+        patch.setattr("txtableflip.upgrader._current", upgrader)
+        patch.setattr(endpoints, "getPlugins", lambda *_: [TableflipStringParser(), recorder])
+        try:
+            serverFromString(reactor, description)
+        except Exception as error:
+            return type(error), str(error)
+    (given,) = recorder.given
+    return given
+
+
+RESERVED = ("self", "reactor")
+"""
+Twisted passes keywords on as Python's own, to methods with these arguments; it
+takes them in ASCII only.
+"""
+TEXTS = st.text(st.one_of(st.sampled_from(":=\\ \t/é☃"), st.characters(codec="utf-8")))
+NAMES = st.text(st.characters(codec="ascii")).filter(lambda name: name not in RESERVED)
+
+
+@settings(deadline=None)
+@given(st.lists(TEXTS), st.dictionaries(NAMES, TEXTS))
+def test_any_arguments_survive_being_written_as_a_string(args, kwargs):
+    """
+    Twisted's own parser reads from the written string what was written.
+    """
+    assert recorded(unparse(("recording", *args), kwargs)) == (tuple(args), kwargs)
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_the_prefix_does_not_change_what_the_parser_gets(text):
+    """
+    Whatever follows a type, its parser is given the same with tableflip:
+    before it; and what Twisted cannot parse is the same error.
+    """
+    assert recorded(f"tableflip:recording:{text}") == recorded(f"recording:{text}")
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "written"),
+    [
+        (("tcp", "8080"), {}, "tcp:8080"),
+        (("tcp", "80"), {"interface": "::1"}, r"tcp:80:interface=\:\:1"),
+        (("unix", "/a b=c:d"), {"mode": "660"}, r"unix:/a b\=c\:d:mode=660"),
+        (("unix", "C:\\é"), {}, r"unix:C\:\\é"),
+        (("x", ""), {"": ""}, "x::="),
+        (("x", "=", "\\", ":"), {"=": "a=b"}, r"x:\=:\\:\::\==a\=b"),
+        ((), {"only": "words"}, "only=words"),
+        ((), {}, ""),
+    ],
+)
+def test_how_arguments_are_written(args, kwargs, written):
+    """
+    Colons, equals signs and backslashes are quoted, and nothing else is.
+    """
+    assert unparse(args, kwargs) == written
+    if args:
+        assert recorded(f"recording:{written}") == (args, kwargs)
+
+
+# -- each type
+
+
+class EnclosingParser:
+    """
+    A type of somebody else's, as txsni: it has an argument of its own, rebuilds
+    the description behind it, and wraps the factory.
+    """
+
+    prefix = "enclosing"
+
+    def parseStreamServer(self, reactor, mine, *args, **kwargs):
+        words = [quoteStringArgument(word) for word in args]
+        words += [f"{name}={quoteStringArgument(word)}" for name, word in kwargs.items()]
+        inner = serverFromString(reactor, ":".join(words))
+        return SimpleNamespace(
+            listen=lambda factory: inner.listen(WrappingFactory(factory)), mine=mine
+        )
+
+
+@pytest.fixture(autouse=True)
+def _enclosing(monkeypatch):
+    """
+    Have Twisted find the type C{enclosing:}.
+    """
+    found = endpoints.getPlugins
+
+    def getPlugins(*arguments):
+        return [*found(*arguments), EnclosingParser()]
+
+    monkeypatch.setattr(endpoints, "getPlugins", getPlugins)
+
+
+def overTLS(certificate, sock):
+    """
+    Begin TLS on a client's socket.
+    """
+    context = ssl.create_default_context(cafile=certificate)
+    return context.wrap_socket(sock, server_hostname="localhost")
+
+
+def viaProxy(sock):
+    """
+    Begin as HAProxy does for a client of its own.
+    """
+    sock.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1001 1002\r\n")
+    return sock
+
+
+KINDS = {
+    "tcp": ("tableflip:tcp:0:interface=127.0.0.1", tcp.Server),
+    "tcp, all interfaces": ("tableflip:tcp:0", tcp.Server),
+    "tcp, IPv6": (r"tableflip:tcp:0:interface=\:\:1", tcp.Server),
+    "tcp6": (r"tableflip:tcp6:0:interface=\:\:1", tcp.Server),
+    "unix": ("tableflip:unix:{tmp}/s.sock:mode=600", unix.Server),
+    "unix without a lock": ("tableflip:unix:{tmp}/a b.sock:lockfile=0", unix.Server),
+    "ssl": (
+        "tableflip:ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}",
+        tcp.Server,
+    ),
+    "tls": (r"tableflip:tls:{pems}:0:interface=\:\:1", tcp.Server),
+    "haproxy inside": ("tableflip:haproxy:tcp:0:interface=127.0.0.1", tcp.Server),
+    "haproxy outside": ("haproxy:tableflip:tcp:0:interface=127.0.0.1", tcp.Server),
+    "haproxy outside, unix": (r"haproxy:tableflip:unix:{tmp}/h\:.sock", unix.Server),
+    "third party inside": ("tableflip:enclosing:/a=b:tcp:0:interface=127.0.0.1", tcp.Server),
+    "third party outside": (
+        "enclosing:/a=b:tableflip:tcp:0:interface=127.0.0.1",
+        tcp.Server,
+    ),
+    "third party, unix": ("tableflip:enclosing:x:unix:{tmp}/t.sock", unix.Server),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, tmp_path, certificate):
+    """
+    One kind of endpoint: its C{description}, the class of its transports, and
+    what its clients begin with.
+    """
+    description, transport = KINDS[request.param]
+    if request.param == "tls" and not hasattr(endpoints, "_TLSServerEndpointParser"):
+        pytest.skip("this version of Twisted has no server endpoint tls:")
+    wrap = lambda sock: sock  # noqa: E731
+    if "haproxy" in description:
+        wrap = viaProxy
+    elif request.param in ("ssl", "tls"):
+        wrap = partial(overTLS, certificate)
+    return SimpleNamespace(
+        description=description.format(
+            tmp=tmp_path, pem=certificate, pems=certificate.parent
+        ).replace("/a=b", r"/a\=b"),
+        transport=transport,
+        wrap=wrap,
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_protocol_cannot_tell_that_its_socket_is_inherited(kind, generations):
+    """
+    Behind the prefix, in the first generation and in a later one, a protocol
+    has the transport that it has without: of Twisted's own class, with the same
+    layers, interfaces and kinds of addresses.
+    """
+    plain = AnsweringFactory(0)
+    description = kind.description.replace("tableflip:", "")
+    port = await serverFromString(reactor, description).listen(plain)
+    assert await inThread(ask, target(port), wrap=kind.wrap) == ("r0", 0)
+    address = port.getHost()
+    await port.stopListening()
+    (expected,) = plain.seen
+    assert expected[0][-1] is kind.transport
+
+    first = generations()
+    port = await first.listen(kind.description)
+    assert verifyObject(IListeningPort, port)
+    assert type(port.getHost()) is type(address)
+    assert await inThread(ask, target(port), wrap=kind.wrap) == ("r1", 1)
+    second = generations()
+    await second.listen(kind.description)
+    second.replace(first)
+    assert await inThread(ask, target(port), wrap=kind.wrap) == ("r2", 2)
+    for generation in (first, second):
+        assert generation.factory.seen == [expected]
+        (given,) = generation.factory.addresses
+        assert type(given) is type(plain.addresses[0])
+        if kind.transport is unix.Server:
+            assert given == plain.addresses[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_generations_answer_on_one_address(kind, generations):
+    """
+    Whatever the type, the child claims the parent's socket: it has the same
+    address, is parked until it takes over, and then it alone answers.
+    """
+    first = generations()
+    port = await first.listen(kind.description)
+    (name,) = first.used
+    assert await inThread(ask, target(port), wrap=kind.wrap) == ("r1", 1)
+
+    second = generations()
+    assert second.inherited == [name]
+    later = await second.listen(kind.description)
+    assert (second.used, second.inherited) == ([name], [])
+    assert later.getHost() == port.getHost()
+    for _ in range(3):
+        assert await inThread(ask, target(port), wrap=kind.wrap) == ("r1", 1)
+    second.replace(first)
+    for _ in range(3):
+        assert await inThread(ask, target(port), wrap=kind.wrap) == ("r2", 2)
+    await port.stopListening()
+    assert await inThread(ask, target(later), wrap=kind.wrap) == ("r2", 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_abstract_name_is_inherited(generations):
+    """
+    A UNIX socket with an abstract name, which only code can ask for, is
+    inherited, and has neither file nor lock.
+    """
+    name = f"\0txtableflip-{os.getpid()}-{freePort()}"
+    first = generations()
+    port = first.reactor.listenUNIX(name, first.factory, wantPID=True)
+    assert await inThread(ask, name) == ("r1", 1)
+    second = generations()
+    second.reactor.listenUNIX(name, second.factory)
+    second.replace(first)
+    assert await inThread(ask, name) == ("r2", 2)
+    assert isinstance(second.factory.made[0].transport, unix.Server)
+    await port.stopListening()
+    assert await inThread(ask, name) == ("r2", 2)
+    assert second.used == [f"unix {name}"]
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+@pytest_twisted.ensureDeferred
+async def test_a_socket_that_somebody_else_has_made_is_inherited(family, generations, tmp_path):
+    """
+    What a reactor adopts by IReactorSocket.adoptStreamPort, as systemd: does,
+    stays its giver's, and is inherited as any other.
+    """
+    path = str(tmp_path / "given.sock")
+    first = generations()
+    with socket.socket(family) as given:
+        given.bind({socket.AF_INET: (LOCAL, 0), socket.AF_INET6: ("::1", 0)}.get(family, path))
+        given.listen()
+        port = first.reactor.adoptStreamPort(given.fileno(), family, first.factory)
+        assert given.fileno() != -1
+        address = target(port)
+    assert await inThread(ask, address) == ("r1", 1)
+    second = generations()
+    (entry,) = second.process.inventory.inherited
+    if family == socket.AF_UNIX:
+        later = second.reactor.listenUNIX(path, second.factory)
+    else:
+        later = second.reactor.listenTCP(address[1], second.factory, interface=address[0])
+    assert second.used == [str(entry)]
+    second.replace(first)
+    assert await inThread(ask, address) == ("r2", 2)
+    await later.stopListening()
+    assert names(tmp_path) == (["given.sock"] if family == socket.AF_UNIX else [])
+
+
+# -- what cannot listen
+
+
+def outcome(listening):
+    """
+    Return the error that listening ends in, and its text; Twisted writes paths
+    as bytes, at times.
+    """
+    errors = []
+    try:
+        listening().addErrback(errors.append)
+    except Exception as error:
+        errors.append(Failure(error))
+    assert errors, "it listens"
+    return errors[0].type, re.sub("b?'(/.*?)'", r"\1", errors[0].getErrorMessage())
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "nosuch:1",
+        "tcp",
+        "tcp:80x",
+        "tcp:70000",
+        "tcp:0:nosuch=1",
+        "tcp:0:interface=192.0.2.7",
+        r"tcp:0:interface=2001\:db8\:\:1",
+        "tcp:{taken}:interface=127.0.0.1",
+        "unix:{tmp}/nosuch/s.sock",
+        "unix:{tmp}/nosuch/s.sock:lockfile=0",
+        "unix:{tmp}/s.sock:mode=rw",
+        "ssl:0:privateKey={tmp}/nosuch.pem",
+        "haproxy:tcp:{taken}:interface=127.0.0.1",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_listen_is_the_error_that_twisted_gives(
+    description, generations, tmp_path
+):
+    """
+    A port that is taken, an interface or a directory that is not there, an
+    unknown type, and nonsense in the string are the errors that they are
+    without the prefix; and nothing is left of the attempt.
+    """
+    first = generations()
+    port = await first.listen("tableflip:tcp:0:interface=127.0.0.1")
+    with socket.create_server((LOCAL, 0)) as occupant:
+        plain = description.format(taken=occupant.getsockname()[1], tmp=tmp_path)
+        expected = outcome(lambda: serverFromString(reactor, plain).listen(first.factory))
+        gc.collect()  # Twisted has left a socket to that
+        before = os.listdir("/proc/self/fd")
+        assert outcome(lambda: first.listen(f"tableflip:{plain}")) == expected
+        assert os.listdir("/proc/self/fd") == before
+    assert first.used == [f"tcp {LOCAL}:0"]
+    assert await inThread(ask, target(port)) == ("r1", 1)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ("tableflip", "goes before another endpoint"),
+        ("tableflip:", "goes before another endpoint"),
+        ("tableflip::1", "goes before another endpoint"),
+        ("tableflip:interface=127.0.0.1", "goes before another endpoint"),
+        ("tableflip:tableflip:tcp:0", "one tableflip: is enough"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_prefix_alone_or_twice_is_refused(description, message, generations):
+    """
+    tableflip: with nothing behind it, or with itself, is refused when the
+    string is parsed, and the message says what to write.
+    """
+    first = generations()
+    with pytest.raises(InvalidEndpoint, match=f"{message}.*as in tableflip:tcp:8080"):
+        await first.listen(description)
+    assert first.used == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_does_not_listen_through_its_reactor_is_closed_again(generations):
+    """
+    An endpoint type that listens with a reactor of its own choice fails with
+    NotInheritable, and what it had opened is closed.
+    """
+    opened = []
+
+    class SelfWilled:
+        def listen(self, factory):
+            endpoint = serverFromString(reactor, f"tcp:0:interface={LOCAL}")
+            return endpoint.listen(factory).addCallback(keep)
+
+    def keep(port):
+        opened.append(target(port))
+        return port
+
+    first = generations()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EnclosingParser, "parseStreamServer", lambda *a, **k: SelfWilled())
+        with pytest.raises(
+            NotInheritable, match=r"tableflip:enclosing:x .* without tableflip:"
+        ):
+            await first.listen("tableflip:enclosing:x")
+    with pytest.raises(ConnectionRefusedError):
+        await inThread(connect, *opened)
+    assert first.used == []
+
+
+STANDARD_INPUT = """
+from twisted.internet import reactor
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory, Protocol
+
+class Noting(Protocol):
+    def connectionLost(self, reason):
+        with open("outcome", "a") as file:
+            file.write("; lost")
+        reactor.callWhenRunning(reactor.stop)
+
+def failed(failure):
+    with open("outcome", "a") as file:
+        file.write(f"{failure.type.__name__}: {failure.value}")
+
+listening = serverFromString(reactor, "tableflip:stdio:").listen(Factory.forProtocol(Noting))
+listening.addErrback(failed)
+reactor.run()
+"""
+
+
+def test_standard_input_and_output_are_not_inheritable(service):
+    """
+    stdio: behind the prefix fails with NotInheritable, and ends the protocol
+    that it had connected.
+    """
+    done = service.run(sys.executable, "-c", STANDARD_INPUT, input="")
+    assert done.returncode == 0, done.stderr
+    assert (service.directory / "outcome").read_text() == (
+        "NotInheritable: tableflip:stdio: does not listen through its reactor, so a new "
+        "process could not inherit it: use it without tableflip:; lost"
+    )
+
+
+def leaveFile(path):
+    path.write_text("precious")
+
+
+def leaveStaleSocket(path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+def deadProcess():
+    """
+    Return the id of a process that is gone.
+    """
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def leaveLock(path, pid):
+    path.with_name(f"{path.name}.lock").symlink_to(str(pid))
+
+
+@pytest.mark.parametrize("lock", ["", ":lockfile=0"])
+@pytest.mark.parametrize(
+    ("leave", "hint"),
+    [
+        (leaveFile, "there is a file which is no socket: remove it, or use another path"),
+        (leaveStaleSocket, "a socket was left there by a process that is gone: remove it"),
+        (
+            lambda path: leaveLock(path, 1),
+            "process 1 holds {path}.lock",
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_path_that_is_taken_is_left_as_it_is(leave, hint, lock, generations, tmp_path):
+    """
+    A path at which there is something already, or whose lock is held, is a
+    CannotListenError that says what it is; all stays as it was, and when the
+    obstacle has gone, the path can be had.
+    """
+    path = tmp_path / "s.sock"
+    leave(path)
+    before = {entry.name: entry.lstat() for entry in tmp_path.iterdir()}
+    first = generations()
+    if "holds" in hint and lock:
+        await (await first.listen(f"tableflip:unix:{path}{lock}")).stopListening()
+    else:
+        with pytest.raises(CannotListenError) as caught:
+            await first.listen(f"tableflip:unix:{path}{lock}")
+        assert caught.value.socketError.errno == errno.EADDRINUSE
+        assert str(caught.value).endswith(f"{hint.format(path=path)}.")
+    assert {entry.name: entry.lstat() for entry in tmp_path.iterdir()} == before
+    assert first.used == []
+    for entry in tmp_path.iterdir():
+        entry.unlink()
+    await first.listen(f"tableflip:unix:{path}{lock}")
+    assert await inThread(ask, str(path)) == ("r1", 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_path_on_which_somebody_serves_is_left_to_him(generations, tmp_path):
+    """
+    A path on which another server accepts is a CannotListenError that says so,
+    and that server goes on.
+    """
+    path = tmp_path / "s.sock"
+    plain = AnsweringFactory(0)
+    port = reactor.listenUNIX(str(path), plain)
+    try:
+        with pytest.raises(CannotListenError, match="another process accepts connections"):
+            await generations().listen(f"tableflip:unix:{path}")
+        assert await inThread(ask, str(path)) == ("r0", 0)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["s.sock"]
+    finally:
+        await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_path_that_a_dead_owner_of_its_lock_has_left_is_taken(generations, tmp_path):
+    """
+    A socket that is left beside the lock of a process that is gone is replaced,
+    as by Twisted; a file which is no socket is not.
+    """
+    path, other = tmp_path / "s.sock", tmp_path / "file"
+    leaveStaleSocket(path)
+    leaveFile(other)
+    for each in (path, other):
+        leaveLock(each, deadProcess())
+    first = generations()
+    await first.listen(f"tableflip:unix:{path}")
+    assert await inThread(ask, str(path)) == ("r1", 1)
+    assert os.readlink(f"{path}.lock") == str(os.getpid())
+    with pytest.raises(CannotListenError, match="no socket"):
+        await first.listen(f"tableflip:unix:{other}")
+    assert other.read_text() == "precious"
+
+
+class LackingReactor:
+    """
+    A reactor that provides everything but one interface.
+    """
+
+    def __init__(self, lacking):
+        self.memory = MemoryReactorClock()
+        provided = [*providedBy(self.memory), IReactorProcess]
+        directlyProvides(self, [each for each in provided if each is not lacking])
+
+    def __getattr__(self, name):
+        return getattr(self.memory, name)
+
+
+@pytest.mark.parametrize("lacking", [IReactorSocket, IReactorUNIX, IReactorProcess])
+def test_a_reactor_that_cannot_hand_over_sockets_listens_all_the_same(lacking, monkeypatch):
+    """
+    Where there can be no upgrades, a tableflip: endpoint is the one behind it,
+    and the log says at once what is lacking.
+    """
+    monkeypatch.setattr("txtableflip.upgrader._current", None)
+    fake = LackingReactor(lacking)
+    events = []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        endpoint = serverFromString(fake, "tableflip:tcp:8080:interface=127.0.0.1")
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    factory = Factory()
+    endpoint.listen(factory)
+    assert [server[:2] for server in fake.tcpServers] == [(8080, factory)]
+    (said,) = [formatEvent(event) for event in events]
+    assert "listening on tcp:8080:interface=127.0.0.1, which will not be inherited" in said
+    assert lacking.__name__ in said
+    assert currentUpgrader() is None
+
+
+# -- by which name a socket is known
+
+
+def sameSocket(port, other):
+    """
+    Say whether two ports share one socket.
+    """
+    return os.path.sameopenfile(port.fileno(), other.fileno())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("tcp:{port}:interface=localhost", "tcp:{port}:interface=127.0.0.1"),
+        ("tcp:{port}", "tcp:{port}:interface=0.0.0.0"),
+        (r"tcp:{port}:interface=\:\:1", r"tcp:{port}:interface=0\:0\:0\:0\:0\:0\:0\:1"),
+        (r"tcp6:{port}:interface=\:\:1", r"tcp:{port}:interface=0000\:\:0001"),
+        (r"tcp6:{port}", r"tcp6:{port}:interface=0\:\:0"),
+        ("unix:{tmp}/s.sock", "unix:{tmp}/../{name}//s.sock:lockfile=0"),
+        ("tcp:0{port}:interface=127.0.0.1", "haproxy:tcp:{port}:interface=127.0.0.1"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_address_may_be_written_in_another_way(before, after, generations, tmp_path):
+    """
+    The child inherits a socket by its address, however each of them writes it.
+    """
+    names = {"port": freePort(), "tmp": tmp_path, "name": tmp_path.name}
+    first = generations()
+    port = await first.listen(f"tableflip:{before.format(**names)}")
+    second = generations()
+    later = await second.listen(f"tableflip:{after.format(**names)}")
+    assert (second.used, second.inherited) == (first.used, [])
+    assert sameSocket(port, later)
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_addresses_are_other_sockets(generations):
+    """
+    The same port on two interfaces, or by IPv4 and IPv6, is two sockets, in
+    this generation and in the next, in whichever order they are asked for.
+    """
+    port = freePort()
+    strings = [
+        f"tableflip:tcp:{port}:interface=127.0.0.1",
+        f"tableflip:tcp:{port}:interface=127.0.0.2",
+        rf"tableflip:tcp:{port}:interface=\:\:1",
+    ]
+    first = generations()
+    hosts = {string: (await first.listen(string)).getHost() for string in strings}
+    assert len(set(hosts.values())) == 3
+    second = generations()
+    for string in reversed(strings):
+        assert (await second.listen(string)).getHost() == hosts[string]
+    assert second.inherited == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_ports_that_the_kernel_chose_stay_and_stay_apart(generations):
+    """
+    Endpoints that ask for port 0 get a port each, and keep it over upgrades, in
+    the order in which they ask; a further one gets a new port.
+    """
+    string = f"tableflip:tcp:0:interface={LOCAL}"
+    first = generations()
+    chosen = [(await first.listen(string)).getHost().port for _ in range(3)]
+    assert len(set(chosen)) == 3
+    second = generations()
+    assert [(await second.listen(string)).getHost().port for _ in range(3)] == chosen
+    second.replace(first)
+    further = (await second.listen(string)).getHost().port
+    assert further not in chosen
+    third = generations()
+    later = [(await third.listen(string)).getHost().port for _ in range(4)]
+    assert later == [*chosen, further]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_that_the_application_stops_is_not_inherited(generations, tmp_path):
+    """
+    A port that the application stops by itself leaves the inventory, and its
+    path and lock go; the others stay what they are, and it can be had again.
+    """
+    first = generations()
+    gone = await first.listen(f"tableflip:tcp:0:interface={LOCAL}")
+    kept = await first.listen(f"tableflip:tcp:0:interface={LOCAL}")
+    path = await first.listen(f"tableflip:unix:{tmp_path}/s.sock")
+    assert names(tmp_path) == ["s.sock", "s.sock.lock"]
+    addresses = [(target(gone), ConnectionRefusedError), (target(path), FileNotFoundError)]
+    for port in (gone, path):
+        await port.stopListening()
+        await maybeDeferred(port.stopListening)
+    assert names(tmp_path) == []
+    second = generations()
+    assert second.inherited == first.used == [f"tcp {LOCAL}:0 (number 2)"]
+    for address, error in addresses:
+        with pytest.raises(error):
+            await inThread(connect, address)
+    assert await inThread(ask, target(kept)) == ("r1", 1)
+    await first.listen(f"tableflip:unix:{tmp_path}/s.sock")
+    assert await inThread(ask, str(tmp_path / "s.sock")) == ("r1", 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_cannot_be_started_twice(generations, tmp_path):
+    """
+    startListening on a TCP port that listens is refused, and it serves on.
+    """
+    first = generations()
+    port = await first.listen(f"tableflip:tcp:0:interface={LOCAL}")
+    with pytest.raises(CannotListenError, match="twice"):
+        port.startListening()
+    assert await inThread(ask, target(port)) == ("r1", 1)
+
+
+# -- parked, and stopped
+
+
+BOTH = pytest.mark.parametrize(
+    "description",
+    [f"tableflip:tcp:0:interface={LOCAL}", "tableflip:unix:{tmp}/s.sock:mode=600"],
+)
+
+
+@BOTH
+@pytest_twisted.ensureDeferred
+async def test_connections_to_a_parked_port_wait_and_are_served(
+    description, generations, tmp_path
+):
+    """
+    A parked port accepts nothing; who connects then, waits, and is answered
+    when the port resumes.
+    """
+    first = generations()
+    port = await first.listen(description.format(tmp=tmp_path))
+    first.ports.park()
+    waiting = [inThread(ask, target(port), f"{number}") for number in range(3)]
+    queued = await inThread(connect, target(port))
+    with queued:
+        await turn()
+        assert first.factory.made == []
+        first.ports.resume()
+        assert [await each for each in waiting] == [("r1", 1)] * 3
+    assert await inThread(ask, target(port)) == ("r1", 1)
+
+
+@BOTH
+@pytest_twisted.ensureDeferred
+async def test_a_child_accepts_nothing_before_it_takes_over(description, generations, tmp_path):
+    """
+    What a child listens on, inherited or new, is parked until it takes over;
+    what the parent's queue holds then is answered by the child.
+    """
+    first = generations()
+    port = await first.listen(description.format(tmp=tmp_path))
+    second = generations()
+    await second.listen(description.format(tmp=tmp_path))
+    new = await second.listen(f"tableflip:tcp:0:interface={LOCAL}")
+    first.ports.park()
+    waiting = [inThread(ask, target(port)), inThread(ask, target(new))]
+    for sock in [await inThread(connect, target(each)) for each in (port, new)]:
+        sock.close()
+    await turn()
+    assert second.factory.made == first.factory.made == []
+    second.replace(first)
+    assert [await each for each in waiting] == [("r2", 2)] * 2
+    assert first.factory.made == []
+
+
+@BOTH
+@pytest.mark.parametrize("order", ["child", "parent"])
+@pytest_twisted.ensureDeferred
+async def test_closing_a_port_leaves_the_listener_of_the_other_process(
+    order, description, generations, tmp_path
+):
+    """
+    When a child that has not taken over stops its port, or a parent that has
+    been replaced does, even twice, the other one serves on, on the same path.
+    """
+    first = generations()
+    port = await first.listen(description.format(tmp=tmp_path))
+    address = target(port)
+    before = names(tmp_path)
+    second = generations()
+    later = await second.listen(description.format(tmp=tmp_path))
+    if order == "parent":
+        second.replace(first)
+        port, later = later, port
+    await later.stopListening()
+    await maybeDeferred(later.stopListening)
+    await turn()
+    number = 1 if order == "child" else 2
+    assert await inThread(ask, address) == (f"r{number}", number)
+    assert names(tmp_path) == before
+    if order == "parent":
+        first.process.leave()
+        assert await inThread(ask, address) == ("r2", 2)
+        assert names(tmp_path) == before
+        second.process.leave()
+        assert names(tmp_path) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_child_has_no_use_for_is_closed_when_it_takes_over(generations, tmp_path):
+    """
+    A socket that the child does not claim is closed, and its path removed, when
+    it takes over and the parent has left; not before.
+    """
+    first = generations()
+    port = await first.listen(f"tableflip:tcp:0:interface={LOCAL}")
+    await first.listen(f"tableflip:unix:{tmp_path}/s.sock:lockfile=0")
+    second = generations()
+    assert names(tmp_path) == ["s.sock"]
+    assert await inThread(ask, target(port)) == ("r1", 1)
+    address = target(port)
+    second.replace(first)
+    assert second.inherited == []
+    assert names(tmp_path) == []
+    await first.ports.stop()
+    first.process.leave()
+    with pytest.raises(ConnectionRefusedError):
+        await inThread(connect, address)
+
+
+# -- what a socket is like
+
+
+def optionsOf(port):
+    """
+    Return the options of a listening TCP socket, and its backlog, which is in
+    tcp_info (as tcpi_sacked).
+    """
+    fileno = port.fileno()
+    sock = socket.socket(fileno=os.dup(fileno))
+    with sock:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+        names = ["SO_REUSEADDR", "SO_REUSEPORT", "SO_ACCEPTCONN", "SO_KEEPALIVE"]
+        options = {
+            name: sock.getsockopt(socket.SOL_SOCKET, getattr(socket, name)) for name in names
+        }
+        if sock.family == socket.AF_INET6:
+            options["V6ONLY"] = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    return {
+        **options,
+        "family": sock.family,
+        "backlog": struct.unpack_from("I", info, 28)[0],
+        "blocking": os.get_blocking(fileno),
+        "inheritable": os.get_inheritable(fileno),
+    }
+
+
+@pytest.mark.parametrize(
+    "description",
+    ["tcp:0:backlog=7:interface=127.0.0.1", "tcp6:0:backlog=7", "tcp:0:interface=127.0.0.1"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_socket_is_as_twisted_makes_it(description, generations):
+    """
+    The options and the backlog of a socket are those that Twisted gives it, and
+    adoption by a child does not touch them.
+    """
+    plain = await serverFromString(reactor, description).listen(AnsweringFactory(0))
+    expected = optionsOf(plain)
+    await plain.stopListening()
+    first = generations()
+    port = await first.listen(f"tableflip:{description}")
+    assert optionsOf(port) == expected
+    second = generations()
+    later = await second.listen(f"tableflip:{description}")
+    assert optionsOf(later) == optionsOf(port) == expected
+    second.replace(first)
+    assert optionsOf(later) == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_adoption_leaves_the_mode_and_the_backlog_of_a_path(generations, tmp_path):
+    """
+    A UNIX socket keeps its backlog, and its path the mode that it has, also if
+    that has been changed since, when a child adopts it.
+    """
+    path = tmp_path / "s.sock"
+    string = f"tableflip:unix:{path}:mode=640:backlog=3"
+    first = generations()
+    await first.listen(string)
+    born = path.lstat()
+    assert stat.S_IMODE(born.st_mode) == 0o640
+    path.chmod(0o620)
+    second = generations()
+    await second.listen(string)
+    second.replace(first)
+    after = path.lstat()
+    assert (after.st_ino, stat.S_IMODE(after.st_mode)) == (born.st_ino, 0o620)
+    second.ports.park()
+    queued = []
+    try:
+        while len(queued) < 100:
+            queued.append(socket.socket(socket.AF_UNIX))
+            queued[-1].setblocking(False)
+            if queued[-1].connect_ex(str(path)) == errno.EAGAIN:
+                break
+        # The kernel queues one more than it is told.
+        assert len(queued) - 1 == 3 + 1
+    finally:
+        for sock in queued:
+            sock.close()
+
+
+class ReaderReactor(Clock):
+    """
+    A reactor that reads from what it is told, when the test says so.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.readers = []
+
+    def addReader(self, reader):
+        self.readers.append(reader)
+
+    def removeReader(self, reader):
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+    def turn(self):
+        for reader in list(self.readers):
+            reader.doRead()
+
+
+class ScriptedSocket:
+    """
+    A listening socket from which comes what the test has prepared: errors and
+    connections.
+    """
+
+    def __init__(self, *script):
+        self.script = list(script)
+
+    def accept(self):
+        following = self.script.pop(0) if self.script else BlockingIOError()
+        if isinstance(following, OSError):
+            raise following
+        return following, ""
+
+    def getsockname(self):
+        return "scripted"
+
+    def fileno(self):
+        return -1
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def refusing():
+    """
+    A function that makes a UNIX port with such a socket, and what it has made.
+    """
+    built = []
+
+    def make(*script):
+        factory = Factory()
+        factory.buildProtocol = built.append
+        fake = ReaderReactor()
+        port = UNIXPort(fake, ScriptedSocket(*script), factory, Connections(), lambda: None)
+        port.startListening()
+        return port, fake
+
+    return SimpleNamespace(make=make, built=built)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
+def test_a_unix_port_pauses_when_the_kernel_cannot_accept(number, refusing):
+    """
+    Without a descriptor to spare, a UNIX port stops reading for a while, for it
+    would spin, and then accepts again.
+    """
+    port, fake = refusing.make(OSError(number, "no more"), socket.socket())
+    fake.turn()
+    assert (fake.readers, refusing.built) == ([], [])
+    fake.advance(PAUSE / 2)
+    assert fake.readers == []
+    fake.advance(PAUSE / 2)
+    assert fake.readers == [port]
+    fake.turn()
+    assert len(refusing.built) == 1
+    assert fake.getDelayedCalls() == []
+
+
+def test_a_unix_port_that_is_parked_in_its_pause_stays_parked(refusing):
+    """
+    The end of the pause does not make a port accept that has been parked
+    meanwhile; resumed, it accepts at once, and the pause is over.
+    """
+    port, fake = refusing.make(OSError(errno.EMFILE, "no more"), socket.socket())
+    fake.turn()
+    port.stopReading()
+    fake.advance(2 * PAUSE)
+    assert fake.readers == []
+    port.startReading()
+    assert fake.readers == [port]
+    assert fake.getDelayedCalls() == []
+
+
+def test_a_client_that_is_gone_already_does_not_stop_a_unix_port(refusing):
+    """
+    A connection that was aborted in the queue is skipped.
+    """
+    port, fake = refusing.make(ConnectionAbortedError(), socket.socket())
+    fake.turn()
+    assert len(refusing.built) == 1
+    assert fake.readers == [port]
+
+
+# -- connections are counted
+
+
+@BOTH
+@pytest_twisted.ensureDeferred
+async def test_a_factory_is_stopped_after_its_last_connection(
+    description, generations, tmp_path
+):
+    """
+    A drain ends when the last open connection has, and not before; the factory
+    is stopped then, once, and no connection is left in the count.
+    """
+    first = generations()
+    port = await first.listen(description.format(tmp=tmp_path))
+    open_ = first.process._connections
+    clients = [await inThread(connect, target(port)) for _ in range(3)]
+    for client in clients:
+        await inThread(converse, client)
+    assert len(open_) == 3
+    first.ports.park()
+    drained = first.process.drain(DEADLINE)
+    for left, client in zip((2, 1), clients, strict=False):
+        client.close()
+        await turn()
+        assert (len(open_), drained.called) == (left, False)
+        assert first.factory.history == ["start"]
+    assert await inThread(converse, clients[-1])
+    clients[-1].close()
+    assert await drained.addTimeout(DEADLINE, reactor) == 0
+    assert first.factory.history == ["start", "stop"]
+    assert len(open_) == 0
+
+
+@BOTH
+@pytest_twisted.ensureDeferred
+async def test_the_deadline_cuts_the_connections_that_are_left(
+    description, generations, tmp_path
+):
+    """
+    At the deadline of a drain the open connections are closed, also one that
+    has more to send than its client reads; then the factory is stopped, and
+    nothing is left in the count.
+    """
+    first = generations()
+    port = await first.listen(description.format(tmp=tmp_path))
+    idle, stuffed = [await inThread(connect, target(port)) for _ in range(2)]
+    with idle, stuffed:
+        for client in (idle, stuffed):
+            await inThread(converse, client)
+        first.factory.made[1].transport.write(b"x" * 50_000_000)
+        first.ports.park()
+        began = reactor.seconds()
+        assert await first.process.drain(0.05).addTimeout(DEADLINE, reactor) == 2
+        assert reactor.seconds() - began >= 0.05 + LAST_WORDS
+        assert first.factory.history == ["start", "stop"]
+        assert len(first.process._connections) == 0
+        assert await inThread(idle.recv, 1) == b""
+        assert await inThread(readAll, stuffed) < 50_000_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_is_refused_is_not_counted(generations, tmp_path):
+    """
+    A factory that makes no protocol for a client leaves nothing in the count,
+    over TCP and UNIX.
+    """
+    first = generations()
+    first.factory.buildProtocol = lambda address: None
+    for string in (f"tcp:0:interface={LOCAL}", f"unix:{tmp_path}/s.sock"):
+        port = await first.listen(f"tableflip:{string}")
+        with await inThread(connect, target(port)) as client:
+            assert await inThread(client.recv, 1) == b""
+    assert len(first.process._connections) == 0
+    assert await first.process.drain(DEADLINE) == 0
+
+
+def names(directory):
+    """
+    Return what is in a directory.
+    """
+    return sorted(os.listdir(directory))
+
+
+def converse(client):
+    """
+    Ask on a connection that is to stay open.
+    """
+    client.sendall(b"stay\n")
+    answer = b""
+    while not answer.endswith(b".\n"):
+        part = client.recv(100)
+        assert part, f"closed after {answer!r}"
+        answer += part
+    return answer
+
+
+def readAll(client):
+    """
+    Read to the end, and return how many bytes that were.
+    """
+    count = 0
+    try:
+        while part := client.recv(1 << 20):
+            count += len(part)
+    except ConnectionResetError:
+        pass
+    return count

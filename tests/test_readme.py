@@ -1,0 +1,99 @@
+"""
+What the README and the documents say is what there is.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import txtableflip
+from txtableflip import _child, _parent, drain, service, upgrader
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+OPERATING = (ROOT / "docs" / "operating.md").read_text()
+
+
+def test_the_program_in_the_readme_is_the_example():
+    """
+    The program in the README is examples/upgrader.py without its docstring.
+    """
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example = (ROOT / "examples" / "upgrader.py").read_text()
+    assert example.rpartition('"""\n\n')[2] == program
+
+
+def test_the_readme_is_short_and_begins_with_what_to_type():
+    """
+    The README has at most 120 lines, and the first command is among the first
+    25.
+    """
+    lines = README.splitlines()
+    assert len(lines) <= 120
+    assert any(line.startswith("```") for line in lines[:25])
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/operating.md", "docs/how-it-works.md"])
+def test_links_lead_somewhere(name):
+    """
+    Links to other files of the project name files that there are, and headings
+    that are in them.
+    """
+    path = ROOT / name
+    for link in re.findall(r"\]\((?!https?:)([^)]*)\)", path.read_text()):
+        target, _, heading = link.partition("#")
+        found = path.parent / target if target else path
+        assert found.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
+            assert heading in [text.lower().replace(" ", "-") for text in headings], link
+
+
+def messages():
+    """
+    Return every text in the source, with what is filled in replaced by dots.
+    """
+    found = []
+    for path in Path(txtableflip.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [getattr(part, "value", None) for part in node.values]
+                found.append("".join(p if isinstance(p, str) else "…" for p in parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(re.sub(r"\{\w*\}", "…", node.value))
+    return found
+
+
+def test_the_messages_in_the_documents_are_those_of_the_code():
+    """
+    Each message that docs/operating.md explains is in the code, word for word.
+    """
+    tables = OPERATING.partition("## The log")[2].partition("\n## ")[0]
+    explained = re.findall(r"^\| `([^`]*)` \|", tables, re.MULTILINE)
+    assert len(explained) > 20
+    known = messages()
+    for message in explained:
+        text = re.sub(r"\((inherited|new) socket\)", "(… socket)", message)
+        parts = [re.escape(part) for part in text.split("…")]
+        pattern = re.compile(".*".join(parts), re.DOTALL)
+        assert any(pattern.search(one) for one in known), message
+
+
+def test_the_deadlines_in_the_documents_are_those_of_the_code():
+    """
+    The table of deadlines has the numbers that are in the code.
+    """
+    text = (ROOT / "docs" / "how-it-works.md").read_text()
+    rows = dict(re.findall(r"^\| (.*?) \| (.*? \|.*?) \|$", text, re.MULTILINE))
+    for row, seconds in {
+        "the socket list, in the new process": _parent.MANIFEST_TIMEOUT,
+        "*Ready*": upgrader.UPGRADE_TIMEOUT,
+        "the end of a new process that got SIGTERM": _child.TERM_GRACE,
+        "*Serving*, after *Commit*": _child.COMMIT_TIMEOUT,
+        "the exit status of a new process that has closed the channel": _child.EXIT_GRACE,
+        "the connections of the old process": service.DRAIN_TIMEOUT,
+    }.items():
+        assert f"{seconds:g} s" in rows[row], row
+    assert f"aborted after {drain.LAST_WORDS:g} s" in rows["the connections of the old process"]
