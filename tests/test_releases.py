@@ -220,6 +220,26 @@ def test_ports_that_the_kernel_chose_stay_the_same_and_apart(releases):
     assert first != second
 
 
+def test_services_with_a_reactor_of_their_own_choice_are_inherited(releases):
+    """
+    TCPServer and UDPServer services that are given the inheriting reactor keep
+    their sockets.
+    """
+    tcp, udp = freePort(), freePort()
+    code = (
+        "from twisted.application import internet",
+        "from twisted.internet.protocol import DatagramProtocol",
+        "options = dict(interface='127.0.0.1', reactor=upgrader.reactor)",
+        f"internet.TCPServer({tcp}, factory, **options).startService()",
+        f"internet.UDPServer({udp}, DatagramProtocol(), **options).startService()",
+    )
+    releases.start(*code)
+    changes = releases.upgrade(*code)
+    assert changes["kept"] == [f"tcp 127.0.0.1:{tcp}", f"udp 127.0.0.1:{udp}"]
+    assert changes["bound"] == changes["foreign"] == []
+    assert ask(("127.0.0.1", tcp))[1] == 2
+
+
 def test_systemds_sockets_are_inherited(service):
     """
     Sockets that systemd has passed to the first generation, by index and by
