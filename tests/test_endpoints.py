@@ -529,6 +529,9 @@ async def test_a_socket_that_somebody_else_has_made_is_inherited(family, generat
         assert given.fileno() != -1
         address = target(port)
     assert await inThread(ask, address) == ("r1", 1)
+    with await inThread(connect, address) as client:
+        await inThread(converse, client)
+        assert len(first.process._connections) == 1
     second = generations()
     (entry,) = second.process.inventory.inherited
     if family == socket.AF_UNIX:
@@ -540,6 +543,19 @@ async def test_a_socket_that_somebody_else_has_made_is_inherited(family, generat
     assert await inThread(ask, address) == ("r2", 2)
     await later.stopListening()
     assert names(tmp_path) == (["given.sock"] if family == socket.AF_UNIX else [])
+
+
+def test_the_reactor_that_inherits_provides_what_the_reactor_does(generations):
+    """
+    Code that asks the reactor for its interfaces, or calls anything but the
+    ways of listening, finds what it would.
+    """
+    inheriting = generations().reactor
+    assert set(providedBy(inheriting)) == set(providedBy(reactor))
+    assert inheriting.callLater == reactor.callLater
+    assert inheriting.listenTCP != reactor.listenTCP
+    for interface in providedBy(reactor):
+        assert verifyObject(interface, inheriting)
 
 
 # -- what cannot listen
@@ -1022,6 +1038,29 @@ async def test_closing_a_port_leaves_the_listener_of_the_other_process(
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_lock_of_a_path_names_who_has_taken_over(generations, tmp_path):
+    """
+    A child takes over the lock of a path when it takes over, and neither
+    before; a path without a lock stays without.
+    """
+    first = generations()
+    for name in ("locked", "free"):
+        lock = "" if name == "locked" else ":lockfile=0"
+        await first.listen(f"tableflip:unix:{tmp_path}/{name}{lock}")
+    # Both processes are this one here, so the parent gets the name of another.
+    (tmp_path / "locked.lock").unlink()
+    leaveLock(tmp_path / "locked", 1)
+    second = generations()
+    for name in ("locked", "free"):
+        lock = "" if name == "locked" else ":lockfile=0"
+        await second.listen(f"tableflip:unix:{tmp_path}/{name}{lock}")
+    assert os.readlink(f"{tmp_path}/locked.lock") == "1"
+    second.replace(first)
+    assert os.readlink(f"{tmp_path}/locked.lock") == str(os.getpid())
+    assert names(tmp_path) == ["free", "locked", "locked.lock"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_a_child_has_no_use_for_is_closed_when_it_takes_over(generations, tmp_path):
     """
     A socket that the child does not claim is closed, and its path removed, when
@@ -1243,7 +1282,8 @@ async def test_a_factory_is_stopped_after_its_last_connection(
 ):
     """
     A drain ends when the last open connection has, and not before; the factory
-    is stopped then, once, and no connection is left in the count.
+    is stopped then, once, also if the application has closed its port meanwhile;
+    and no connection is left in the count.
     """
     first = generations()
     port = await first.listen(description.format(tmp=tmp_path))
@@ -1259,7 +1299,9 @@ async def test_a_factory_is_stopped_after_its_last_connection(
         await turn()
         assert (len(open_), drained.called) == (left, False)
         assert first.factory.history == ["start"]
+    await port.stopListening()
     assert await inThread(converse, clients[-1])
+    assert first.factory.history == ["start"]
     clients[-1].close()
     assert await drained.addTimeout(DEADLINE, reactor) == 0
     assert first.factory.history == ["start", "stop"]

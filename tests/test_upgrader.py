@@ -424,17 +424,18 @@ LOOK = (
 def test_a_program_that_the_application_starts_gets_nothing_of_ours(chain):
     """
     A grandchild sees neither the channel's environment variable nor any of our
-    sockets, even if its starter closes no descriptors; before the switch, and
-    after it.
+    sockets, even if its starter closes no descriptors: before there is an
+    Upgrader, before the switch, and after it.
     """
     listen = f"upgrader.endpoint('tcp:{freePort()}:interface=127.0.0.1').listen(factory)"
     listenUNIX = "upgrader.endpoint('unix:leaking.sock').listen(factory)"
     _, first = chain.startReady()
     for expression in (listen, listenUNIX):
         assert first.ask(expression) == {"result": None}
+    chain.service.release(f"early = {LOOK}")
     upgrading = first.begin("upgrader.upgrade()")
     second = chain.generation(2)
-    seen = [first.ask(LOOK), second.ask(LOOK)]
+    seen = [first.ask(LOOK), second.ask("early"), second.ask(LOOK)]
     for expression in (listen, listenUNIX, "upgrader.ready()"):
         assert second.ask(expression) == {"result": None}
     assert upgrading.outcome() == {"result": None}
