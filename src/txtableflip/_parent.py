@@ -71,7 +71,7 @@ def takeChannel(environment: MutableMapping[str, str]) -> int | None:
         isSocket = stat.S_ISSOCK(os.fstat(fileno).st_mode)
         if isSocket:
             os.set_inheritable(fileno, False)
-    except (ValueError, OSError):
+    except (ValueError, OverflowError, OSError):
         isSocket = False
     if not isSocket:
         _log.warn(

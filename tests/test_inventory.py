@@ -1,0 +1,377 @@
+"""
+The descriptors that go from generation to generation, and the names in the file
+system that go with them.
+"""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+
+import pytest
+from twisted.internet.error import CannotListenError
+
+from txtableflip import _paths
+from txtableflip._handover import Identity, Key
+from txtableflip._inventory import Descriptor, Held, Inventory, identify
+from txtableflip._pidfile import PidFile
+from txtableflip.errors import ChannelError, PidFileError
+
+
+@pytest.fixture
+def sockets():
+    """
+    Makes sockets, and closes them in the end.
+    """
+    made = []
+
+    def make(family=socket.AF_INET, kind=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind)
+        sock.setblocking(False)
+        made.append(sock)
+        return sock
+
+    yield make
+    for sock in made:
+        sock.close()
+
+
+def key(address="127.0.0.1:80", ordinal=0, network="tcp"):
+    """
+    Name a listener.
+    """
+    return Key("listener", network, address, ordinal)
+
+
+def handOver(parent):
+    """
+    Return the inventory of a child that inherits from a parent.
+    """
+    child = Inventory()
+    child.inherit(parent.entries(), [os.dup(fileno) for fileno in parent.descriptors()])
+    return child
+
+
+def close(inventory):
+    """
+    Close all that an inventory holds.
+    """
+    for held in [*inventory.used.values(), *inventory.inherited.values()]:
+        held.open.close()
+
+
+# -- names
+
+
+def test_two_of_the_same_address_have_different_names(sockets):
+    """
+    The first name that is not in use is the next.
+    """
+    inventory = Inventory()
+    for ordinal in (0, 1, 2):
+        assert inventory.nextKey("listener", "tcp", "127.0.0.1:80") == key(ordinal=ordinal)
+        inventory.add(key(ordinal=ordinal), Held(sockets()))
+    inventory.remove(key(ordinal=1))
+    assert inventory.nextKey("listener", "tcp", "127.0.0.1:80") == key(ordinal=1)
+    assert inventory.nextKey("listener", "tcp", "127.0.0.1:81") == key("127.0.0.1:81")
+
+
+def test_what_a_child_inherits_is_what_its_parent_used(sockets):
+    """
+    The same sockets come under the same names, in whatever order they are asked
+    for, and each once.
+    """
+    parent = Inventory()
+    first, second = sockets(), sockets()
+    parent.add(key(), Held(first, backlog=5))
+    parent.add(key(ordinal=1), Held(second))
+    child = handOver(parent)
+    assert child.used == {}
+    claimed = child.claim(key(ordinal=1))
+    assert identify(claimed.open.fileno()) == identify(second.fileno())
+    assert child.claim(key(ordinal=1)) is None
+    claimed = child.claim(key())
+    assert identify(claimed.open.fileno()) == identify(first.fileno())
+    assert claimed.backlog == 5
+    assert child.inherited == {}
+    assert child.changes.kept == ["tcp 127.0.0.1:80 (number 2)", "tcp 127.0.0.1:80"]
+    close(child)
+
+
+def test_what_is_inherited_does_not_block(sockets):
+    """
+    Nothing that is done with an inherited socket makes it block, for that would
+    make it block in the parent.
+    """
+    parent = Inventory()
+    sock = sockets()
+    parent.add(key(), Held(sock))
+    child = handOver(parent)
+    with child.claim(key()).open.dup():
+        assert not os.get_blocking(sock.fileno())
+    close(child)
+
+
+def test_what_the_application_closes_leaves_the_inventory(sockets):
+    """
+    A closed socket or file is not handed over.
+    """
+    inventory = Inventory()
+    sock, file = sockets(), Descriptor(os.dup(2))
+    inventory.add(key(), Held(sock))
+    inventory.add(Key("file", "", "x", 0), Held(file))
+    sock.close()
+    file.close()
+    assert inventory.entries() == ()
+    assert inventory.descriptors() == inventory.names() == []
+
+
+def test_what_is_not_claimed_is_closed_and_told(sockets):
+    """
+    Dropping what was inherited closes it.
+    """
+    parent = Inventory()
+    parent.add(key(), Held(sockets()))
+    child = handOver(parent)
+    (held,) = child.inherited.values()
+    child.dropInherited()
+    assert held.open.fileno() == -1
+    assert child.changes.dropped == ["tcp 127.0.0.1:80"]
+    assert child.inherited == {}
+
+
+# -- what is checked
+
+
+@pytest.mark.parametrize(
+    ("network", "family", "kind"),
+    [
+        ("tcp", socket.AF_INET6, socket.SOCK_STREAM),
+        ("tcp", socket.AF_INET, socket.SOCK_DGRAM),
+        ("udp", socket.AF_INET, socket.SOCK_STREAM),
+        ("unix", socket.AF_INET, socket.SOCK_STREAM),
+        ("unix", socket.AF_UNIX, socket.SOCK_DGRAM),
+        ("unixgram", socket.AF_UNIX, socket.SOCK_STREAM),
+        ("tcp6", socket.AF_INET, socket.SOCK_STREAM),
+    ],
+)
+def test_a_socket_that_does_not_suit_its_name_is_refused(sockets, network, family, kind):
+    """
+    A socket of the wrong family or type for its network is not adopted.
+    """
+    parent = Inventory()
+    parent.add(key(network=network), Held(sockets(family, kind)))
+    with pytest.raises(ChannelError, match=f"inherited as {network} .* does not suit"):
+        close(handOver(parent))
+
+
+def test_a_descriptor_that_is_another_than_its_entry_says_is_refused(sockets):
+    """
+    A socket or a file in the place of another is noticed.
+    """
+    parent = Inventory()
+    parent.add(key(), Held(sockets()))
+    for other in (sockets().fileno(), 2):
+        with pytest.raises(ChannelError, match="is another one"):
+            Inventory().inherit(parent.entries(), [os.dup(other)])
+
+
+# -- paths
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o777, 0o000])
+def test_a_path_has_its_mode_from_the_first_instant(sockets, tmp_path, mode):
+    """
+    The permissions are those that were asked for, whatever the umask is, which
+    stays as it was.
+    """
+    previous = os.umask(0o027)
+    try:
+        identity = _paths.bind(sockets(socket.AF_UNIX), str(tmp_path / "s"), mode)
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(previous)
+    status = (tmp_path / "s").stat()
+    assert stat.S_IMODE(status.st_mode) == mode
+    assert identity == Identity(status.st_dev, status.st_ino)
+
+
+def test_only_our_own_path_is_removed(sockets, tmp_path):
+    """
+    A path that somebody has replaced is left alone, and so is one that is gone.
+    """
+    path = tmp_path / "s"
+    identity = _paths.bind(sockets(socket.AF_UNIX), str(path), 0o600)
+    path.rename(tmp_path / "ours")
+    path.write_text("somebody else's")
+    _paths.remove(str(path), identity)
+    assert path.exists()
+    path.unlink()
+    _paths.remove(str(path), identity)
+    (tmp_path / "ours").rename(path)
+    _paths.remove(str(path), identity)
+    assert not path.exists()
+
+
+def refusal(sockets, path):
+    """
+    Return the reason why a path cannot be bound.
+    """
+    with pytest.raises(CannotListenError) as raised:
+        _paths.bind(sockets(socket.AF_UNIX), str(path), 0o600)
+    return str(raised.value)
+
+
+def test_a_path_that_is_taken_says_by_what(sockets, tmp_path):
+    """
+    A file, a living server and a socket of a dead one are told apart, and none
+    is removed.
+    """
+    (tmp_path / "file").write_text("x")
+    assert "no socket" in refusal(sockets, tmp_path / "file")
+    server = sockets(socket.AF_UNIX)
+    server.bind(str(tmp_path / "server"))
+    server.listen(0)
+    assert "another process accepts connections there" in refusal(sockets, tmp_path / "server")
+    server.close()
+    assert "left there by a process that is gone" in refusal(sockets, tmp_path / "server")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "server"]
+
+
+def test_a_server_with_a_full_queue_is_alive(sockets, tmp_path):
+    """
+    Looking whether somebody listens does not wait for its queue.
+    """
+    server = sockets(socket.AF_UNIX)
+    server.bind(str(tmp_path / "s"))
+    server.listen(0)
+    for _ in range(5):
+        sockets(socket.AF_UNIX).connect_ex(str(tmp_path / "s"))
+    assert "another process accepts connections there" in refusal(sockets, tmp_path / "s")
+
+
+# -- locks
+
+
+def deadProcess():
+    """
+    Return the id of a process that has ended.
+    """
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_lock_of_a_living_process_is_respected(tmp_path):
+    """
+    The lock names who has it.
+    """
+    os.symlink("1", tmp_path / "s.lock")
+    with pytest.raises(CannotListenError, match="process 1 holds"):
+        _paths.lock(str(tmp_path / "s"))
+
+
+def test_a_lock_of_a_dead_process_is_taken_with_what_it_left(sockets, tmp_path):
+    """
+    The socket that the dead owner left is removed, unless it is none.
+    """
+    sockets(socket.AF_UNIX).bind(str(tmp_path / "s"))
+    os.symlink(str(deadProcess()), tmp_path / "s.lock")
+    _paths.lock(str(tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
+    assert os.readlink(tmp_path / "s.lock") == str(os.getpid())
+
+    (tmp_path / "t").write_text("a file")
+    os.symlink(str(deadProcess()), tmp_path / "t.lock")
+    _paths.lock(str(tmp_path / "t"))
+    assert (tmp_path / "t").exists()
+
+
+def test_a_lock_is_taken_over_and_released_by_its_owner_only(tmp_path):
+    """
+    Taking a lock over replaces it; releasing it removes it if it is ours.
+    """
+    lock = tmp_path / "s.lock"
+    os.symlink("1", lock)
+    _paths.releaseLock(str(tmp_path / "s"))
+    assert os.readlink(lock) == "1"
+    _paths.takeLock(str(tmp_path / "s"))
+    assert os.readlink(lock) == str(os.getpid())
+    assert list(tmp_path.iterdir()) == [lock]
+    _paths.releaseLock(str(tmp_path / "s"))
+    assert not lock.is_symlink()
+
+
+def test_names_that_cannot_be_changed_do_not_stop_the_process(tmp_path):
+    """
+    What the file system refuses is logged, and not raised.
+    """
+    nowhere = str(tmp_path / "no" / "directory" / "s")
+    _paths.takeLock(nowhere)
+    _paths.releaseLock(nowhere)
+    _paths.remove(nowhere, Identity(1, 2))
+
+
+# -- the pid file
+
+
+def test_a_pid_file_changes_hands_in_one_step(tmp_path):
+    """
+    Preparing leaves the file as it is; taking it replaces it by another inode,
+    which names this process.
+    """
+    path = tmp_path / "twistd.pid"
+    path.write_text("1")
+    inode = path.stat().st_ino
+    pidFile = PidFile(str(path))
+    pidFile.prepare()
+    assert path.read_text() == "1"
+    pidFile.take()
+    assert path.read_text() == str(os.getpid())
+    assert path.stat().st_ino != inode
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_child_has_prepared_does_not_stand_in_the_way(tmp_path):
+    """
+    A sibling of the pid file that was left behind is replaced, also when it is a
+    symbolic link, which is not followed.
+    """
+    path, victim = tmp_path / "twistd.pid", tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "twistd.pid.new").symlink_to(victim)
+    pidFile = PidFile(str(path))
+    pidFile.take()
+    assert path.read_text() == str(os.getpid())
+    assert victim.read_text() == "precious"
+
+
+def test_a_pid_file_that_cannot_be_written_is_a_named_error(tmp_path):
+    """
+    The error comes before there is anything to take over, and says what to do.
+    """
+    (tmp_path / "file").write_text("")
+    pidFile = PidFile(str(tmp_path / "file" / "twistd.pid"))
+    with pytest.raises(PidFileError, match="directory writable"):
+        pidFile.prepare()
+    pidFile.take()
+    pidFile.leave()
+
+
+def test_a_pid_file_is_removed_by_the_process_it_names_only(tmp_path):
+    """
+    A process that leaves removes the file if it is the one, and always what it
+    has prepared.
+    """
+    path = tmp_path / "twistd.pid"
+    path.write_text("1")
+    pidFile = PidFile(str(path))
+    pidFile.prepare()
+    pidFile.leave()
+    assert path.read_text() == "1"
+    assert list(tmp_path.iterdir()) == [path]
+    pidFile = PidFile(str(path))
+    pidFile.take()
+    pidFile.leave()
+    assert not path.exists()

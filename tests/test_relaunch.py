@@ -1,0 +1,203 @@
+"""
+The command, the directory and the environment of the next generation.
+"""
+
+import getopt
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from twisted.scripts._twistd_unix import ServerOptions
+
+from txtableflip._relaunch import (
+    CHANNEL_VARIABLE,
+    Command,
+    inDirectory,
+    keepInForeground,
+    recordDirectory,
+    successorEnvironment,
+)
+
+FOREGROUND = ["--nodaemon", "--pidfile=", "--originalname"]
+OPTIONS = ServerOptions()
+FLAGS = ["-n", "--nodaemon", "--nodae", "-o", "--no_save", "--euid", "--syslog", "-e"]
+VALUED = ["-l", "--logfile", "--logf", "--pidfile", "--pidf", "-d", "--umask", "-y", "-u"]
+# Values that look like something else.
+VALUES = st.sampled_from(
+    ["web", "--", "-n", "tableflip", "x.log", "--pidfile=", "a b", "é", "1"]
+)
+TAILS = st.sampled_from(
+    [
+        [],
+        ["web"],
+        ["web", "--port", "tcp:1"],
+        ["tableflip", "--app", "web", "--", "--pidfile", "x", "-n"],
+        ["--", "web", "--nodaemon"],
+        ["--"],
+        ["--", "--"],
+    ]
+)
+
+
+def parse(arguments):
+    """
+    Parse arguments as twistd does, without carrying anything out.
+    """
+    return getopt.getopt(list(arguments), OPTIONS.shortOpt, OPTIONS.longOpt)
+
+
+@st.composite
+def commandLines(draw):
+    """
+    Make valid arguments of twistd.
+    """
+    words = []
+    for _ in range(draw(st.integers(0, 4))):
+        if draw(st.booleans()):
+            words.append(draw(st.sampled_from(FLAGS)))
+            continue
+        name, value = draw(st.sampled_from(VALUED)), draw(VALUES)
+        if draw(st.booleans()):
+            words += [name, value]
+        else:
+            words.append(f"{name}={value}" if name.startswith("--") else name + value)
+    line = words + draw(TAILS)
+    try:
+        parse(line)
+    except getopt.GetoptError:
+        assume(False)
+    return line
+
+
+@given(commandLines())
+def test_the_users_options_and_the_command_stay_and_ours_count_last(line):
+    """
+    twistd reads from the child's command line what it read from ours, and then
+    not to become a daemon, to leave the pid file and to keep its name.
+    """
+    given_, rest = parse(line)
+    childs, childsRest = parse(keepInForeground(line))
+    assert childsRest == rest
+    assert childs[: len(given_)] == given_
+    assert childs[-3:] == [("--nodaemon", ""), ("--pidfile", ""), ("--originalname", "")]
+    assert {name for name, _ in childs[len(given_) : -3]} <= {"--logger", "--logfile"}
+
+
+@given(commandLines())
+def test_the_command_line_does_not_grow_with_the_generations(line):
+    """
+    The child's child has the same command line as the child.
+    """
+    once = keepInForeground(line)
+    assert keepInForeground(once) == once
+
+
+@given(commandLines())
+def test_the_log_stays_where_the_user_wanted_it(line):
+    """
+    A daemon's child writes to the same log file; the user's own observer, and
+    syslog, are left alone.
+    """
+    names = {name for name, _ in parse(line)[0]}
+    childs = parse(keepInForeground(line))[0]
+    logs = [value for name, value in childs if name in ("-l", "--logfile")]
+    before = [value for name, value in parse(line)[0] if name in ("-l", "--logfile")]
+    isDaemon = not names & {"-n", "--nodaemon"}
+    if "--syslog" not in names and isDaemon and not before:
+        assert logs == ["twistd.log"]
+    else:
+        assert logs == before
+    assert any(name == "--logger" for name, _ in childs) == ("--syslog" not in names)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (["-n", "web"], ["-n", "--logger=txtableflip._logfile.observer", *FOREGROUND, "web"]),
+        (
+            ["-l", "--", "--", "web"],
+            ["-l", "--", "--logger=txtableflip._logfile.observer", *FOREGROUND, "--", "web"],
+        ),
+        (["--logger", "mine", "-y", "a.tac"], ["--logger", "mine", "-y", "a.tac", *FOREGROUND]),
+        (["--nosuch", "web"], ["--nosuch", "web"]),
+        (["--logfile"], ["--logfile"]),
+    ],
+)
+def test_examples_of_command_lines(line, expected):
+    """
+    What is inserted stands behind the options and before their end; what twistd
+    would not understand is left alone.
+    """
+    assert keepInForeground(line) == expected
+
+
+def test_the_directory_has_the_name_that_the_shell_gave_it(tmp_path, monkeypatch):
+    """
+    A symbolic link in $PWD is kept, so that it leads to the next release when
+    it is moved.
+    """
+    (tmp_path / "one").mkdir()
+    (tmp_path / "current").symlink_to("one")
+    monkeypatch.chdir(tmp_path / "current")
+    assert recordDirectory({"PWD": str(tmp_path / "current")}) == str(tmp_path / "current")
+
+
+@pytest.mark.parametrize("named", [None, "/", "relative", ".", "/no/such/directory"])
+def test_a_name_that_is_not_true_is_not_believed(tmp_path, monkeypatch, named):
+    """
+    A $PWD that is missing, relative or another directory does not count.
+    """
+    monkeypatch.chdir(tmp_path)
+    assert recordDirectory({} if named is None else {"PWD": named}) == str(tmp_path)
+
+
+def test_what_systemd_says_to_one_process_is_not_passed_on():
+    """
+    The child gets our environment, its own directory and the channel's number,
+    and nothing that was meant for our process id.
+    """
+    ours = dict.fromkeys(("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"), "1")
+    ours |= {"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "5", "PWD": "/old"}
+    assert successorEnvironment(ours, "/new") == {
+        "NOTIFY_SOCKET": "/run/n",
+        "WATCHDOG_USEC": "5",
+        "PWD": "/new",
+        CHANNEL_VARIABLE: "3",
+    }
+
+
+def test_where_we_are_already_needs_no_detour(tmp_path, monkeypatch):
+    """
+    The command is run directly in the directory where this process is.
+    """
+    monkeypatch.chdir(tmp_path)
+    command = Command("/bin/x", ("a", "b"), str(tmp_path))
+    assert inDirectory(command) == ["/bin/x", "a", "b"]
+
+
+def test_elsewhere_is_reached_through_an_interpreter(tmp_path, monkeypatch):
+    """
+    Another directory is gone to before the command is run, which gets its
+    arguments as they are, whatever is in them.
+    """
+    monkeypatch.chdir("/")
+    show = "import json, os, sys; print(json.dumps([os.getcwd(), sys.argv[1:]]))"
+    arguments = ("-c", show, "a b", "--", "-c", "é", "")
+    command = Command(sys.executable, arguments, str(tmp_path))
+    done = subprocess.run(inDirectory(command), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [str(tmp_path), list(arguments[2:])]
+
+
+def test_a_directory_that_is_gone_is_an_error_of_the_child(tmp_path, monkeypatch):
+    """
+    The command is not run in another directory than its own.
+    """
+    monkeypatch.chdir("/")
+    command = Command(sys.executable, ("-c", "print('ran')"), str(tmp_path / "gone"))
+    done = subprocess.run(inDirectory(command), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert str(tmp_path / "gone") in done.stderr
