@@ -18,7 +18,7 @@ from twisted import version
 from txtableflip import currentUpgrader
 from txtableflip.tap import Options
 
-OLD_TWISTD = (version.major, version.minor) < (24, 10)
+OLD_TWISTD = version.major < 26
 
 SAYING = """
 from twisted.application.service import Application, Service
