@@ -118,7 +118,7 @@ BROKEN = {
     "leaves well": ("sys.exit(0)", "exited with status 0"),
     "leaves ill": ("sys.exit(3)", "exited with status 3"),
     "is killed": ("os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
-    "hangs": ("while True: time.sleep(1)", "was not ready after 2 seconds"),
+    "hangs": ("while True: time.sleep(1)", "was not ready after 4 seconds"),
     "lacks a module": ("import nosuchmodule", "exited with status 1"),
     "is no Python": ("def f(:", "exited with status 1"),
     "sends garbage": (
@@ -176,7 +176,7 @@ def test_each_way_to_be_broken_leaves_the_old_process_serving(site):
     client notices, the old process goes on, and the log has the phase, the
     outcome and the last words of each.
     """
-    site.start("--upgrade-timeout", "2")
+    site.start("--upgrade-timeout", "4")
     with Clients(site.address, 4) as clients:
         failEach(site, clients, BROKEN, "initialise")
 
@@ -415,7 +415,7 @@ def test_a_child_that_falls_silent_is_ended_at_its_deadline(site, step, phase):
     A child that is stopped at any step is ended when its time is over, and the
     parent serves as if it had never been; clients have waited, and no more.
     """
-    first = site.start("--upgrade-timeout", "2", code=QUICK)
+    first = site.start("--upgrade-timeout", "4", code=QUICK)
     site.service.release("name = 'frozen'\n" + wrap(**step))
     with Clients(site.address, 4) as clients:
         site.service.fail()
@@ -467,7 +467,7 @@ def test_a_parent_that_falls_silent_before_it_commits_gets_the_service_back(site
     that is frozen may wake up; it does, and serves on.
     """
     service = site.service
-    first = site.start("--upgrade-timeout", "2", code=wrap(PARK, after=STOP))
+    first = site.start("--upgrade-timeout", "4", code=wrap(PARK, after=STOP))
     service.release("name = 'refused'")
     with Clients(site.address, 4) as clients:
         os.kill(first, signal.SIGHUP)

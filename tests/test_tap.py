@@ -14,8 +14,11 @@ import pytest
 from processes import APPS, TWISTD, ask, freePort, isAlive, until
 from twisted.python.usage import UsageError
 
+from twisted import version
 from txtableflip import currentUpgrader
 from txtableflip.tap import Options
+
+OLD_TWISTD = version.major < 26
 
 SAYING = """
 from twisted.application.service import Application, Service
@@ -344,7 +347,7 @@ def test_what_cannot_be_run_is_refused_with_what_to_do(line, service):
     write(service, MISTAKEN)
     (service.directory / "dir.py").mkdir()
     done = foreground(service, *shlex.split(line))
-    assert done.returncode == 1
+    assert done.returncode in (1, mistakeStatus(service))
     expected = ERRORS[line].format(here=service.directory)
     assert lastLine(done).partition(": ")[2] == expected
     assert not (service.directory / "said").exists()
@@ -357,12 +360,20 @@ def test_chroot_is_refused(service):
     """
     write(service, {"app.py": "service = Saying('service')"})
     done = service.run(TWISTD, "-n", "--chroot", ".", "tableflip", "--app", "app")
-    assert done.returncode == 1
+    assert done.returncode in (1, mistakeStatus(service))
     assert lastLine(done).endswith(
         ": --chroot cannot be used: the next version could not be started from inside, "
         "where there is no Python"
     )
     assert not (service.directory / "said").exists()
+
+
+def mistakeStatus(service):
+    """
+    Return with which status twistd leaves after a mistake on its command line:
+    old versions of Twisted say 0.
+    """
+    return service.run(TWISTD, "--nosuch").returncode if OLD_TWISTD else 1
 
 
 def lastLine(done):

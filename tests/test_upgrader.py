@@ -129,7 +129,7 @@ class Pending:
 
     def forget(self):
         """
-        Do not wait for the outcome.
+        Do not wait for the outcome: the process may be ended before it has said.
         """
         self._socket.close()
 
@@ -274,7 +274,7 @@ def test_to_stop_a_child_that_is_not_ready_fails_the_upgrade(chain):
     """
     _, first = chain.startReady()
     upgrading = first.begin("upgrader.upgrade()")
-    chain.generation(2).ask("upgrader.stop()")
+    chain.generation(2).begin("upgrader.stop()").forget()
     outcome = upgrading.outcome()
     assert outcome["error"] == "ChildRefused"
     assert "it was told to stop" in outcome["message"]
@@ -335,7 +335,9 @@ def test_a_failure_says_how_far_the_child_came_and_how_it_ended(
     if signalHandlers == "no" and expected["exitStatus"] == 0:
         # To end a child that has no handler either is to kill it.
         expected = {**expected, "exitStatus": None, "signal": 15}
-    _, first = chain.startReady({"upgradeTimeout": 1.0}, SIGNAL_HANDLERS=signalHandlers)
+    # Long enough for a child to come as far as it should on a busy machine.
+    options = {"upgradeTimeout": 3.0} if expected["error"] == "ChildTimedOut" else {}
+    _, first = chain.startReady(options, SIGNAL_HANDLERS=signalHandlers)
     chain.service.release(release)
     outcome = first.ask("upgrader.upgrade()")
     assert {name: outcome[name] for name in expected} == expected
@@ -344,8 +346,10 @@ def test_a_failure_says_how_far_the_child_came_and_how_it_ended(
     assert stateOf(outcome["pid"])[0] == ""
     if "not today" in release:
         assert "not today" in outcome["message"]
-    chain.service.release("")
-    chain.upgrade(first)
+    assert first.ask("upgrader.generation") == {"result": 1}
+    if not options:
+        chain.service.release("")
+        chain.upgrade(first)
 
 
 def test_an_interpreter_that_cannot_be_executed_is_a_failed_upgrade(chain):
@@ -376,7 +380,7 @@ def test_the_pid_file_names_the_process_that_serves(chain):
     first.ask("upgrader.ready()")
     assert path.read_text() == str(first.pid)
     upgrading = first.begin("upgrader.upgrade()")
-    assert chain.generation(2).ask("upgrader.refuse(ValueError())") == {"result": None}
+    chain.generation(2).begin("upgrader.refuse(ValueError())").forget()
     assert upgrading.outcome()["error"] == "ChildRefused"
     assert path.read_text() == str(first.pid)
     second = chain.upgrade(first)
@@ -408,7 +412,7 @@ def test_a_child_that_cannot_write_the_pid_file_does_not_take_over(chain):
     (directory / "service.pid").unlink()
     directory.rmdir()
     upgrading = first.begin("upgrader.upgrade()")
-    assert refusal(chain.generation(2), "upgrader.ready()") == "PidFileError"
+    chain.generation(2).begin("upgrader.ready()").forget()
     outcome = upgrading.outcome()
     assert outcome["error"] == "ChildRefused"
     assert str(directory / "service.pid") in outcome["message"]
