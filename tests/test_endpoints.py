@@ -136,11 +136,9 @@ class Generation:
         left = None
         if parent is not None:
             held = parent.process.inventory
-            sockets = [socket.socket(fileno=os.dup(fileno)) for fileno in held.descriptors()]
-            for sock in sockets:
-                sock.setblocking(False)
+            descriptors = [os.dup(fileno) for fileno in held.descriptors()]
             manifest = Manifest(self.number, DEADLINE, None, held.entries())
-            left = Parent(None, manifest, None, sockets)
+            left = Parent(None, manifest, None, descriptors)
         self.process = Process(reactor, left, DEADLINE, None)
         self.ports = self.process.ports
         self.reactor = InheritingReactor(reactor, self.ports)
@@ -181,7 +179,7 @@ class Generation:
         await self.ports.stop()
         self.process.leave()
         for held in self.process.inventory.inherited.values():
-            held.socket.close()
+            held.open.close()
 
 
 @pytest_twisted.async_yield_fixture
