@@ -202,7 +202,7 @@ class Child(ProcessProtocol):
         """
         if self._isOver or self._ending is not None:
             return
-        if isinstance(message, Refused):
+        if isinstance(message, Refused) and not self.hasTakenOver:
             self._end(ChildRefused, f"refused to take over: {message.reason}")
         elif isinstance(message, Hello) and self.phase == "start":
             self.phase = "initialise"

@@ -334,12 +334,8 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
         core.isExiting.happen()
 
     @upgrading.upon(Lifecycle.childFailed).to(serving)
-    def goOnServing(machine: Lifecycle, core: Core, error: UpgradeFailed) -> None:
-        core.end(error)
-        catchUp(machine, core)
-
     @committing.upon(Lifecycle.childFailed).to(serving)
-    def serveAgain(machine: Lifecycle, core: Core, error: UpgradeFailed) -> None:
+    def serveOn(machine: Lifecycle, core: Core, error: UpgradeFailed) -> None:
         core.steps.resume()
         core.end(error)
         catchUp(machine, core)

@@ -9,8 +9,11 @@ import select
 import socket
 import stat
 import struct
+import sys
 import time
+import traceback
 from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any
 
 from twisted.logger import Logger
@@ -224,6 +227,18 @@ class Parent:
         self._lifecycle = lifecycle
         self._channel = connectChannel(reactor, self._socket, self)
         self._channel.send(Hello(pid=os.getpid(), version=VERSION))
+        self._previousHook, sys.excepthook = sys.excepthook, self._dying
+
+    def _dying(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        """
+        The interpreter is about to end by an exception.  The parent is to read
+        of it: sys.stderr may lead to the log by now, where twistd redirects it.
+        """
+        self._previousHook(kind, error, trace)
+        if sys.stderr is not sys.__stderr__:
+            traceback.print_exception(kind, error, trace, file=sys.__stderr__)
 
     def sayReady(self) -> None:
         """
@@ -252,6 +267,8 @@ class Parent:
         Write to the parent's standard error from now on, and not into the
         pipe by which it reads our last words.
         """
+        if sys.excepthook == self._dying:
+            sys.excepthook = self._previousHook
         if self._stderr is not None:
             os.dup2(self._stderr, 2)
             os.close(self._stderr)
