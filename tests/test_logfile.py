@@ -156,6 +156,27 @@ def test_opening_a_log_keeps_what_is_in_it(opened, tmp_path):
     assert files(tmp_path) == {"shared.log": "1\n2\n"}
 
 
+def test_a_file_that_another_makes_meanwhile_is_not_emptied(opened, tmp_path, monkeypatch):
+    """
+    When two processes make the log at once, neither empties what the other has
+    written: nothing depends on whether the file was there a moment before.
+    """
+    exists = os.path.exists
+    written = []
+
+    def thenWritten(path):
+        found = exists(path)
+        with open(path, "a") as file:
+            written.append(file.write("of another\n"))
+        return found
+
+    monkeypatch.setattr(os.path, "exists", thenWritten)
+    log = opened(defaultMode=0o600)
+    monkeypatch.undo()
+    log.write("1\n")
+    assert files(tmp_path) == {"shared.log": "of another\n" * len(written) + "1\n"}
+
+
 def test_the_length_counts_what_others_write(opened, tmp_path):
     """
     The log is rotated when it is rotateLength bytes long, whoever wrote them.

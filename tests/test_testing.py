@@ -5,9 +5,11 @@ What an application's unit tests can do with a L{FakeUpgrader}.
 import inspect
 
 import pytest
+from twisted.internet.interfaces import IReactorProcess
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
+from zope.interface import directlyProvides
 from zope.interface.verify import verifyClass, verifyObject
 
 import txtableflip
@@ -72,6 +74,16 @@ def test_the_fake_and_the_real_one_provide_the_same_interface(fake):
     assert verifyClass(IUpgrader, Upgrader)
     assert verifyClass(IUpgrader, FakeUpgrader)
     assert verifyObject(IUpgrader, fake)
+
+
+def test_the_real_one_provides_its_interface(monkeypatch):
+    """
+    An object of the real class has the attributes of IUpgrader, too.
+    """
+    monkeypatch.setattr("txtableflip.upgrader._current", None)
+    reactor = MemoryReactorClock()
+    directlyProvides(reactor, IReactorProcess)
+    assert verifyObject(IUpgrader, Upgrader(reactor))
 
 
 def test_the_fake_has_the_signatures_of_the_real_one():
