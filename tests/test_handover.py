@@ -1,15 +1,18 @@
 """
-The messages of the hand-over, as bytes and back.
+What the parent and the child say to each other: every message, every way to
+spoil one, and the channel that carries them, in any pieces.
 """
 
 import json
 import struct
-from typing import get_args
+from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from txtableflip import _handover
 from txtableflip._channel import Channel
@@ -23,7 +26,6 @@ from txtableflip._handover import (
     Identity,
     Key,
     Manifest,
-    Message,
     Ready,
     Redeploy,
     Refused,
@@ -33,80 +35,112 @@ from txtableflip._handover import (
 )
 from txtableflip.errors import ChannelError
 
-# With what os.fsdecode makes of names that are no UTF-8.
-TEXT = st.text(st.characters(blacklist_categories=()))
-NUMBER = st.integers(-(2**63), 2**63)
-KEYS = st.builds(Key, TEXT, TEXT, TEXT, NUMBER)
-IDENTITIES = st.builds(Identity, NUMBER, NUMBER)
-ENTRIES = st.builds(
-    Entry,
-    key=KEYS,
-    family=NUMBER,
-    type=NUMBER,
-    identity=IDENTITIES,
-    path=st.none() | IDENTITIES,
-    backlog=st.none() | NUMBER,
-    mode=st.none() | NUMBER,
+# -- any message, and anything else
+
+integers = st.integers(-(2**70), 2**70)
+times = st.floats(allow_nan=False, allow_infinity=False)
+# Python has what is no UTF-8 in the name of a file as a lone surrogate.
+texts = st.text(st.characters(codec=None, categories=None), max_size=20)
+keys = st.builds(Key, texts, texts, texts, integers)
+identities = st.builds(Identity, integers, integers)
+entries = st.builds(Entry, keys, integers, integers, identities, st.none() | identities)
+messages = st.one_of(
+    st.builds(
+        Manifest,
+        integers,
+        times,
+        st.none() | texts,
+        st.lists(entries, max_size=4).map(tuple),
+    ),
+    st.builds(Hello, integers),
+    st.builds(Refused, texts),
+    st.builds(Abort, texts),
+    *map(st.just, (Ready(), Commit(), Serving(), Redeploy())),
 )
-MANIFESTS = st.builds(
-    Manifest,
-    generation=NUMBER,
-    upgradeTimeout=st.floats(allow_nan=False, allow_infinity=False),
-    pidFile=st.none() | TEXT,
-    entries=st.lists(ENTRIES, max_size=5).map(tuple),
-)
-MESSAGES = st.one_of(
-    MANIFESTS,
-    st.builds(Hello, pid=NUMBER),
-    st.builds(Refused, reason=TEXT),
-    st.builds(Abort, reason=TEXT),
-    st.sampled_from([Ready(), Commit(), Serving(), Redeploy()]),
-)
+
 JSON = st.recursive(
-    st.none() | st.booleans() | NUMBER | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=20,
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(st.text(max_size=5), children, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+MANIFEST = Manifest(
+    generation=2,
+    upgradeTimeout=60.0,
+    pidFile="/run/web.pid",
+    entries=(
+        Entry(Key("listener", "tcp", "0.0.0.0:80", 0), 2, 1, Identity(8, 90)),
+        Entry(Key("listener", "unix", "/run/web", 0), 1, 1, Identity(8, 91), Identity(3, 7)),
+    ),
 )
 
 
-def test_every_message_is_tried():
+def frame(**changes):
     """
-    The properties below are about all messages that there are.
+    Return a good manifest as a frame, but for some of its fields.
     """
-    tried = {Manifest, Hello, Refused, Abort, Ready, Commit, Serving, Redeploy}
-    assert tried == set(get_args(Message))
+    values = {**json.loads(encode(MANIFEST)), **changes}
+    return json.dumps(values).encode() + b"\n"
 
 
-@given(MESSAGES)
-def test_what_is_written_is_read_as_the_same(message):
+def changedEntry(**changes):
     """
-    Each message survives the journey, with every type of every part.
+    Return a good manifest as a frame, but for some fields of its first entry.
     """
-    read = decode(encode(message))
-    assert read == message
-    assert type(read) is type(message)
-    if isinstance(read, Manifest):
-        assert all(type(entry) is Entry for entry in read.entries)
-        assert all(type(entry.key) is Key for entry in read.entries)
+    entries = json.loads(encode(MANIFEST))["entries"]
+    for name, value in changes.items():
+        if name in Entry._fields:
+            entries[0][Entry._fields.index(name)] = value
+        else:
+            entries[0].append(value)
+    return frame(entries=entries)
 
 
-@given(MESSAGES, st.data())
-def test_no_part_of_a_message_is_a_message(message, data):
+def refusal(content):
     """
-    A frame that is cut short anywhere is refused.
+    Return the message of the error with which a frame is refused.
     """
-    frame = encode(message)
-    with pytest.raises(ChannelError):
-        decode(frame[: data.draw(st.integers(0, len(frame) - 1))])
+    with pytest.raises(ChannelError) as info:
+        decode(content)
+    return str(info.value)
 
 
-@given(MESSAGES, st.binary(min_size=1))
-def test_a_body_that_no_message_has_is_refused(message, body):
+def test_the_manifest_of_these_tests_is_good():
     """
-    A frame with something behind its message is refused.
+    What is spoiled below is the reason why it is refused.
     """
-    with pytest.raises(ChannelError):
-        decode(encode(message) + body)
+    assert decode(frame()) == decode(changedEntry()) == MANIFEST
+
+
+@given(messages)
+def test_every_message_survives(message):
+    """
+    What is decoded is what was encoded: equal, and of the same types.
+    """
+    found = decode(encode(message))
+    assert found == message
+    assert repr(found) == repr(message)
+
+
+@given(messages, st.data())
+def test_a_truncated_frame_is_refused(message, data):
+    """
+    No beginning of a frame is a frame.
+    """
+    whole = encode(message)
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    assert refusal(whole[:cut])
+
+
+@given(messages, st.binary(min_size=1))
+def test_a_frame_with_a_body_is_refused(message, body):
+    """
+    No message has a body yet, so a frame ends with its newline.
+    """
+    assert "ends where it should not" in refusal(encode(message) + body)
 
 
 @given(st.binary())
@@ -114,111 +148,282 @@ def test_noise_is_refused(noise):
     """
     Any bytes that are no message raise ChannelError, and nothing else.
     """
-    with pytest.raises(ChannelError):
-        decode(noise)
+    assert refusal(noise)
+    assert refusal(noise + b"\n")
 
 
 @given(JSON)
-def test_other_json_is_refused(value):
+def test_json_that_is_no_message_is_refused(value):
     """
-    Any JSON that is no message raises ChannelError, and nothing else.
+    Any other JSON value raises ChannelError, and nothing else.
     """
-    with pytest.raises(ChannelError):
-        decode(json.dumps(value).encode() + b"\n")
+    assert refusal(json.dumps(value).encode() + b"\n")
 
 
-@given(MESSAGES, st.data(), JSON)
-def test_a_field_of_another_type_is_refused_or_means_the_same(message, data, value):
+@given(messages, st.data())
+def test_one_wrong_value_is_refused(message, data):
     """
-    A message with any value in any field is refused, unless the value is one
-    that the field may have.
+    A message in which any value is replaced by any other is a message of the
+    right types all the same, or is refused.
     """
-    header = json.loads(encode(message))
-    field = data.draw(st.sampled_from(sorted(header)))
-    header[field] = value
+    values = json.loads(encode(message))
+    place, name = values, data.draw(st.sampled_from(sorted(values)))
+    while isinstance(place[name], (list, dict)) and place[name] and data.draw(st.booleans()):
+        place = place[name]
+        indices = sorted(place) if isinstance(place, dict) else range(len(place))
+        name = data.draw(st.sampled_from(indices))
+    place[name] = data.draw(JSON)
     try:
-        read = decode(json.dumps(header).encode() + b"\n")
+        found = decode(json.dumps(values).encode() + b"\n")
     except ChannelError:
         return
-    assert json.loads(encode(read)) == header
+    # Nothing that the types do not allow came through: it can be said again.
+    assert decode(encode(found)) == found
+    assert repr(decode(encode(found))) == repr(found)
+
+
+@given(messages, texts, JSON)
+def test_one_field_too_many_is_refused(message, name, value):
+    """
+    A message has its fields and no others.
+    """
+    values = json.loads(encode(message))
+    assume(name not in values)
+    if name == "version":
+        value = VERSION
+    assert refusal(json.dumps({**values, name: value}).encode() + b"\n")
+
+
+@given(messages, st.data())
+def test_one_field_too_few_is_refused(message, data):
+    """
+    A message has all of its fields.
+    """
+    values = json.loads(encode(message))
+    del values[data.draw(st.sampled_from(sorted(values)))]
+    assert refusal(json.dumps(values).encode() + b"\n")
+
+
+def test_every_message_is_one_line_of_ascii():
+    """
+    A frame can be read in a trace: JSON, and a newline, and room for a body.
+    """
+    content = encode(Refused("línea\n\ud800"))
+    assert content.isascii()
+    assert content.index(b"\n") == len(content) - 1
+    assert json.loads(content) == {"message": "Refused", "reason": "línea\n\ud800"}
+
+
+@pytest.mark.parametrize("cls", [Manifest, Hello])
+@pytest.mark.parametrize("version", [VERSION + 1, 0, "1.2", None, [VERSION]])
+def test_another_version_is_an_error_that_names_both(cls, version):
+    """
+    The first frame of another version says so, and what to do, whatever else
+    that version would have in it.
+    """
+    content = {"message": cls.__name__, "version": version, "novelty": 1}
+    text = refusal(json.dumps(content).encode() + b"\nbody")
+    assert f"version {version!r}" in text
+    assert f"this one {VERSION}" in text
+    assert "restart the service" in text
+
+
+@pytest.mark.parametrize("same", [True, 1.0])
+def test_what_equals_the_version_is_not_the_version(same):
+    """
+    The version is an integer, and not what Python takes for the same.
+    """
+    assert refusal(frame(version=same))
+
+
+def test_the_first_frame_must_have_a_version():
+    """
+    A manifest or a greeting without one is refused.
+    """
+    for message in (MANIFEST, Hello(7)):
+        values = json.loads(encode(message))
+        del values["version"]
+        assert "version" in refusal(json.dumps(values).encode() + b"\n")
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    "spoil",
     [
-        ("generation", True),
-        ("generation", 2.0),
-        ("generation", "2"),
-        ("generation", None),
-        ("upgradeTimeout", "60"),
-        ("upgradeTimeout", True),
-        ("pidFile", 1),
-        ("entries", {}),
-        ("entries", [[]]),
-        ("entries", [[["listener", "tcp", "x", True], 2, 1, [1, 2], None, None, None]]),
-        ("entries", [[["listener", "tcp", "x", 0], 2, 1, [1], None, None, None]]),
-        ("entries", [[["listener", "tcp", "x", 0], 2, 1, None, None, None, None]]),
+        partial(frame, generation=True),
+        partial(frame, generation=2.0),
+        partial(frame, generation="2"),
+        partial(frame, generation=None),
+        partial(frame, upgradeTimeout=True),
+        partial(frame, upgradeTimeout="60"),
+        partial(frame, upgradeTimeout=None),
+        partial(frame, pidFile=0),
+        partial(frame, pidFile=["/run/web.pid"]),
+        partial(frame, entries=None),
+        partial(frame, entries={}),
+        partial(frame, entries=[None]),
+        partial(frame, entries=[[]]),
+        partial(changedEntry, family=True),
+        partial(changedEntry, type=1.0),
+        partial(changedEntry, key="listener"),
+        partial(changedEntry, key={}),
+        partial(changedEntry, key=["listener", "tcp", "0.0.0.0:80"]),
+        partial(changedEntry, key=["listener", "tcp", "0.0.0.0:80", 0, 0]),
+        partial(changedEntry, key=["listener", "tcp", "0.0.0.0:80", False]),
+        partial(changedEntry, key=["listener", "tcp", 80, 0]),
+        partial(changedEntry, key=None),
+        partial(changedEntry, identity=None),
+        partial(changedEntry, identity=[8]),
+        partial(changedEntry, identity=[8, True]),
+        partial(changedEntry, path=[8, 1.0]),
+        partial(changedEntry, path=[]),
+        partial(changedEntry, path=False),
+        partial(changedEntry, novelty=1),
     ],
+    ids=lambda spoil: str(spoil.keywords),
 )
-def test_types_are_exact(field, value):
+def test_a_field_of_another_type_is_refused(spoil):
     """
-    A bool is no number, a number no text, and a list of the wrong length no
-    entry.
+    Each field has its own type: no bool is an integer, no integer a string.
     """
-    header = json.loads(encode(Manifest(2, 60.0, None, ())))
-    header[field] = value
-    with pytest.raises(ChannelError):
-        decode(json.dumps(header).encode() + b"\n")
+    assert refusal(spoil())
 
 
-@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_a_time_that_is_no_number_is_refused(constant):
+def test_a_whole_number_of_seconds_is_a_time():
     """
-    What JSON does not have is refused: nobody can wait for NaN seconds.
+    JSON does not tell 60 from 60.0; the message has a float.
     """
-    frame = encode(Manifest(2, 60.0, None, ())).replace(b"60.0", constant.encode())
-    with pytest.raises(ChannelError):
-        decode(frame)
+    found = decode(frame(upgradeTimeout=60))
+    assert type(found.upgradeTimeout) is float
+    assert found == MANIFEST
 
 
-def test_a_field_more_or_less_is_refused():
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_time_is_refused(name):
     """
-    A message has exactly its fields.
+    Python's JSON would take these for numbers.
     """
-    header = json.loads(encode(Hello(5)))
-    for changed in ({**header, "more": 1}, {"message": "Hello", "version": VERSION}):
-        with pytest.raises(ChannelError, match="other fields"):
-            decode(json.dumps(changed).encode() + b"\n")
+    assert "JSON" in refusal(frame().replace(b"60.0", name.encode()))
 
 
-@pytest.mark.parametrize("message", [Manifest(2, 60.0, None, ()), Hello(5)])
-def test_another_version_is_a_clear_error(message):
+@pytest.mark.parametrize("time", [b"1e999", b"-1e999"])
+def test_a_time_without_an_end_is_refused(time):
     """
-    The first message of another version names both, and what to do; even if its
-    fields are others.
+    A number too large for a float is no time either.
     """
-    header = {**json.loads(encode(message)), "version": VERSION + 1, "new": []}
-    with pytest.raises(
-        ChannelError, match=rf"speaks version {VERSION + 1} .* {VERSION}: .* restart"
+    assert refusal(frame().replace(b"60.0", time))
+
+
+def test_an_integer_too_large_for_a_float_is_refused():
+    """
+    A time may be given as an integer, but not as any.
+    """
+    assert refusal(frame(upgradeTimeout=10**400))
+
+
+@pytest.mark.parametrize("depth", [100, 900, 1_000, 10_000, 1_000_000])
+@pytest.mark.parametrize("name", [b'"/run/web.pid"', b"60.0", b'"Manifest"', b'"version":1'])
+def test_json_of_any_depth_is_refused(name, depth):
+    """
+    JSON that is nested too deeply to be read, or to be shown, is no message.
+    """
+    nested = b"[" * depth + b"]" * depth
+    if b"version" in name:
+        nested = b'"version":' + nested
+    whole = encode(MANIFEST)
+    assert name in whole
+    assert refusal(whole.replace(name, nested))
+
+
+def test_an_error_does_not_show_everything_it_was_sent():
+    """
+    The message of an error fits into a log, whatever it complains of.
+    """
+    big = "x" * 100_000
+    for content in (
+        big.encode(),
+        frame(generation=big),
+        frame(message=big),
+        frame(pidFile=[big]),
+        changedEntry(key=[big]),
     ):
-        decode(json.dumps(header).encode() + b"\n")
+        assert len(refusal(content)) < 500
 
 
-def test_a_message_that_is_too_long_is_not_sent(monkeypatch):
+def test_a_message_that_is_too_long_is_refused_by_who_sends_it(monkeypatch):
     """
-    Nobody begins to send what the other side would refuse.
+    A frame of MAX_FRAME bytes can be sent, and one more byte cannot.
     """
-    monkeypatch.setattr(_handover, "MAX_FRAME", 50)
-    with pytest.raises(ChannelError, match="too long"):
-        encode(Refused("x" * 50))
+    message = Abort("x" * 50)
+    length = len(encode(message))
+    monkeypatch.setattr(_handover, "MAX_FRAME", length)
+    assert decode(encode(message)) == message
+    monkeypatch.setattr(_handover, "MAX_FRAME", length - 1)
+    with pytest.raises(ChannelError, match=f"Abort of {length} bytes is too long"):
+        encode(message)
 
 
-# -- over the channel
-
-
-class Heard:
+def test_ten_thousand_descriptors_fit_into_a_frame():
     """
-    Keeps what comes over a channel.
+    The limit is far from what a manifest takes.
+    """
+    one = Entry(
+        Key("listener", "unix", "/" + "x" * 107, 0),
+        1,
+        1,
+        Identity(2**40, 2**40),
+        Identity(9, 9),
+    )
+    assert len(encode(Manifest(2, 60.0, None, (one,) * 10_000))) < MAX_FRAME / 4
+
+
+def test_a_path_that_is_no_utf_8_survives():
+    """
+    Any name that a file can have comes out as the same bytes.
+    """
+    path = bytes(range(1, 256)).decode("utf-8", "surrogateescape")
+    key = Key("listener", "unix", path, 0)
+    manifest = Manifest(2, 1.0, path, (Entry(key, 1, 1, Identity(1, 2)),))
+    found = decode(encode(manifest))
+    for name in (found.pidFile, found.entries[0].key.address):
+        assert name.encode("utf-8", "surrogateescape") == bytes(range(1, 256))
+
+
+def test_a_key_reads_as_an_operator_would_say_it():
+    """
+    The ordinal is shown only where it tells two apart.
+    """
+    assert str(Key("listener", "tcp", "127.0.0.1:80", 0)) == "tcp 127.0.0.1:80"
+    assert str(Key("listener", "tcp", "127.0.0.1:0", 1)) == "tcp 127.0.0.1:0 (number 2)"
+
+
+# -- the channel
+
+
+class Transport(StringTransport):
+    """
+    A transport that keeps what it was told to do with descriptors, and when.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def sendFileDescriptor(self, descriptor):
+        self.done.append((descriptor, len(self.value())))
+
+    def doWrite(self):
+        self.done.append("doWrite")
+
+    def stopReading(self):
+        self.done.append("stopReading")
+
+    def stopWriting(self):
+        self.done.append("stopWriting")
+
+
+class Listener:
+    """
+    Keeps what comes over a channel, in order.
     """
 
     def __init__(self):
@@ -228,77 +433,175 @@ class Heard:
         self.heard.append(message)
 
     def channelGarbled(self, error):
+        assert type(error) is ChannelError
         self.heard.append("garbled")
 
     def channelLost(self):
         self.heard.append("lost")
 
 
-class Transport(StringTransport):
+def connected():
     """
-    A transport in memory that can be told to write at once.
+    Return a channel, its transport, and what its listener hears.
     """
-
-    def doWrite(self):
-        pass
-
-
-def channel():
-    """
-    Return a connected channel and what hears it.
-    """
-    heard = Heard()
-    made = Channel(heard)
-    made.makeConnection(Transport())
-    return made, heard.heard
+    listener, transport = Listener(), Transport()
+    channel = Channel(listener)
+    channel.makeConnection(transport)
+    return channel, transport, listener.heard
 
 
-@given(st.lists(MESSAGES, max_size=4), st.data())
-def test_messages_arrive_however_the_bytes_are_cut(messages, data):
+def sent(*said):
     """
-    What one channel sends, another hears, in order and once, wherever the
-    stream is divided.
+    Return the bytes of these messages on the wire.
     """
-    sender, _ = channel()
-    for message in messages:
-        sender.send(message)
-    stream = sender.transport.value()
-    receiver, heard = channel()
-    while stream:
-        size = data.draw(st.integers(1, len(stream)))
-        receiver.dataReceived(stream[:size])
-        stream = stream[size:]
-    assert heard == messages
+    channel, transport, _ = connected()
+    for message in said:
+        channel.send(message)
+    return transport.value()
 
 
-@given(st.binary(min_size=1, max_size=40), MESSAGES)
-def test_after_noise_nothing_is_heard(noise, message):
+def framed(content):
     """
-    A frame that is no message is reported once, and ends the conversation.
+    Return the bytes of a frame on the wire.
     """
-    sender, _ = channel()
-    sender.send(message)
-    receiver, heard = channel()
-    receiver.dataReceived(struct.pack("!I", len(noise)) + noise + sender.transport.value())
+    return struct.pack("!I", len(content)) + content
+
+
+@given(st.lists(messages, max_size=4), st.data())
+def test_messages_arrive_in_any_pieces(said, data):
+    """
+    Each message is heard once, in order, wherever the bytes are divided.
+    """
+    wire = sent(*said)
+    cuts = data.draw(st.lists(st.integers(0, len(wire)), max_size=6).map(sorted))
+    channel, _, heard = connected()
+    for begin, end in zip([0, *cuts], [*cuts, len(wire)], strict=True):
+        channel.dataReceived(wire[begin:end])
+    assert heard == said
+
+
+def test_messages_arrive_byte_by_byte():
+    """
+    A message is heard with its last byte, and not before.
+    """
+    said = [Hello(7), Ready(), Serving()]
+    channel, _, heard = connected()
+    for message in said:
+        wire = sent(message)
+        before = list(heard)
+        for byte in wire[:-1]:
+            channel.dataReceived(bytes([byte]))
+            assert heard == before
+        channel.dataReceived(wire[-1:])
+        assert heard == [*before, message]
+
+
+def test_the_wire_is_a_length_and_a_frame():
+    """
+    Another version must find the version: this does not change with it.
+    """
+    content = b'{"message":"Hello","pid":7,"version":1}\n'
+    assert sent(Hello(7)) == b"\0\0\0\x28" + content
+
+
+def test_what_is_said_leaves_at_once():
+    """
+    The transport is told to write before send returns, and not only when the
+    reactor has time.
+    """
+    channel, transport, _ = connected()
+    channel.send(Ready())
+    assert transport.done == ["doWrite"]
+
+
+def test_descriptors_go_with_their_message():
+    """
+    They are queued behind the bytes that they belong to, in order, before
+    anything is written.
+    """
+    channel, transport, _ = connected()
+    channel.send(MANIFEST, [5, 3, 9])
+    length = len(framed(encode(MANIFEST)))
+    assert transport.done == [(5, length), (3, length), (9, length), "doWrite"]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        framed(b""),
+        framed(b"hello\n"),
+        framed(b'{"message":"Hello","pid":7,"version":2}\n'),
+        framed(encode(Ready()) + b"body"),
+        struct.pack("!I", MAX_FRAME + 1),
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\xff" * 50,
+    ],
+)
+@pytest.mark.parametrize("isInPieces", [False, True])
+def test_nonsense_is_reported_once_and_then_nothing_is_heard(nonsense, isInPieces):
+    """
+    After what is no message, or would be too long for one, no more messages
+    and no more errors are heard, but the end.
+    """
+    channel, transport, heard = connected()
+    wire = sent(Hello(7)) + nonsense + sent(Ready()) + nonsense + sent(Ready())
+    size = 1 if isInPieces else len(wire)
+    for begin in range(0, len(wire), size):
+        channel.dataReceived(wire[begin : begin + size])
+    channel.dataReceived(sent(Ready()))
+    channel.dataReceived(nonsense)
+    assert heard == [Hello(7), "garbled"]
+    assert not transport.disconnecting
+    channel.connectionLost(Failure(ConnectionDone()))
+    assert heard == [Hello(7), "garbled", "lost"]
+
+
+def test_a_frame_of_the_greatest_length_is_heard():
+    """
+    The limit of the channel is the limit of the messages, and a prefix that
+    keeps it is waited for.
+    """
+    channel, _, heard = connected()
+    channel.dataReceived(struct.pack("!I", MAX_FRAME))
+    assert heard == []
+    padding = b" " * (MAX_FRAME - len(encode(Ready())))
+    channel.dataReceived(padding + encode(Ready()))
+    assert heard == [Ready()]
+
+
+def test_a_peer_that_sent_nonsense_can_still_be_told():
+    """
+    The channel stays open for what this side says.
+    """
+    channel, transport, heard = connected()
+    channel.dataReceived(framed(b"?"))
+    channel.send(Abort("you are not understood"))
     assert heard == ["garbled"]
+    assert transport.value() == sent(Abort("you are not understood"))
 
 
-@given(st.integers(MAX_FRAME + 1, 2**32 - 1), st.binary())
-def test_a_frame_that_would_be_too_long_is_reported_at_once(length, data):
+def test_nothing_is_sent_to_a_peer_that_is_gone():
     """
-    Nobody waits for the end of a frame that is longer than any message.
+    What is said after the end, or before the beginning, goes nowhere.
     """
-    receiver, heard = channel()
-    receiver.dataReceived(struct.pack("!I", length) + data)
-    assert heard == ["garbled"]
-
-
-def test_to_a_peer_that_is_gone_nothing_is_sent():
-    """
-    A message to a lost channel is dropped, and the loss is told once.
-    """
-    made, heard = channel()
-    made.connectionLost()
-    made.send(Ready())
-    assert made.transport.value() == b""
+    channel, transport, heard = connected()
+    channel.connectionLost(Failure(ConnectionDone()))
+    channel.send(Ready())
+    Channel(Listener()).send(Ready())
     assert heard == ["lost"]
+    assert (transport.value(), transport.done) == (b"", [])
+
+
+def test_a_channel_that_never_closes_is_taken_from_the_reactor():
+    """
+    The reactor neither reads nor writes it any more, and closes nothing; and
+    nothing that is in the air is heard, or said.
+    """
+    channel, transport, heard = connected()
+    channel.neverClose()
+    channel.dataReceived(sent(Redeploy()))
+    channel.send(Redeploy())
+    channel.neverClose()
+    assert transport.done == ["stopReading", "stopWriting"]
+    assert not transport.disconnecting
+    assert (transport.value(), heard) == (b"", [])

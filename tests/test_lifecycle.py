@@ -165,7 +165,7 @@ TABLE = {
         "redeploy": ("Upgrading", ["wanted"]),
         "stop": ("EndingChild", ["result fails: Stopping", "endChild"]),
         "childReady": ("Committing", ["park", "commitChild"]),
-        "childFailed": ("Serving", ["result fails: ChildExited"]),
+        "childFailed": ("Serving", ["resume", "result fails: ChildExited"]),
     },
     "Committing": {
         "upgrade": ("Committing", ["result fails: UpgradeInProgress"]),
@@ -203,7 +203,10 @@ WHEN_WANTED = {
         ["takeOver", "isReady", "parentIsGone", "startChild"],
     ),
     ("ServingBesideParent", "parentExited"): ("Upgrading", ["parentIsGone", "startChild"]),
-    ("Upgrading", "childFailed"): ("Upgrading", ["result fails: ChildExited", "startChild"]),
+    ("Upgrading", "childFailed"): (
+        "Upgrading",
+        ["resume", "result fails: ChildExited", "startChild"],
+    ),
     ("Committing", "childFailed"): (
         "Upgrading",
         ["resume", "result fails: ChildExited", "startChild"],
@@ -311,10 +314,15 @@ def test_the_childs_side_of_an_upgrade_that_succeeds():
 
 def test_a_child_that_fails_before_ready_leaves_the_parent_serving():
     """
-    The parent never stopped serving, so it does not resume; it may try again.
+    The parent never stopped serving; it makes sure that it is the one, and may
+    try again.
     """
     parent = firstGeneration()
-    assert parent.tell("upgrade", "childFailed") == ["startChild", "result fails: ChildExited"]
+    assert parent.tell("upgrade", "childFailed") == [
+        "startChild",
+        "resume",
+        "result fails: ChildExited",
+    ]
     assert parent.tell("upgrade") == ["startChild"]
 
 
@@ -374,7 +382,7 @@ def test_a_redeploy_during_an_upgrade_is_retried_once_after_a_failure(failsAt):
     parent.tell("redeploy", *failsAt)
     assert parent.tell("redeploy", "redeploy", "redeploy") == ["wanted"]
     assert parent.tell("childFailed")[-1] == "startChild"
-    assert parent.tell("childFailed") == []
+    assert parent.tell("childFailed") == ["resume"]
     assert parent.state == "Serving"
     assert parent.log.count("startChild") == 2
 
@@ -405,7 +413,7 @@ def test_a_redeploy_while_the_parent_drains_waits_for_its_exit():
     child = nextGeneration()
     assert child.tell("redeploy", "redeploy") == ["wanted"]
     assert child.tell("parentExited") == ["parentIsGone", "startChild"]
-    assert child.tell("childFailed") == []
+    assert child.tell("childFailed") == ["resume"]
 
 
 def test_a_redeploy_before_a_child_serves_waits_for_the_parents_exit():
@@ -438,8 +446,8 @@ def test_a_child_that_cannot_be_started_is_a_failure_like_any_other():
         parent.lifecycle.childFailed(ChildExited("could not start", phase="start"))
 
     parent.startChild = fail
-    assert parent.tell("upgrade") == ["startChild", "result fails: ChildExited"]
-    assert parent.tell("redeploy") == ["startChild"]
+    assert parent.tell("upgrade") == ["startChild", "resume", "result fails: ChildExited"]
+    assert parent.tell("redeploy") == ["startChild", "resume"]
     assert parent.state == "Serving"
 
 

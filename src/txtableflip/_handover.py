@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from math import isfinite
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from txtableflip.errors import ChannelError
@@ -250,11 +252,22 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
     if issubclass(hint, tuple):
         return _tupleReader(hint, list(_fieldReaders(hint).values()))
 
+    return _seconds if hint is float else _plainReader(hint)
+
+
+def _seconds(value: Any) -> float:
+    if type(value) in (int, float):
+        with suppress(OverflowError):
+            seconds = float(value)
+            if isfinite(seconds):
+                return seconds
+    raise ChannelError(f"{value!r:.60} is no time")
+
+
+def _plainReader(cls: type[Any]) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
-        if hint is float and type(value) is int:
-            return float(value)
-        if type(value) is not hint:
-            raise ChannelError(f"{value!r:.60} is no {hint.__name__}")
+        if type(value) is not cls:
+            raise ChannelError(f"{value!r:.60} is no {cls.__name__}")
         return value
 
     return read
