@@ -2,11 +2,6 @@
 What all tests share.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from processes import service  # noqa: E402
+from processes import service
 
 __all__ = ["service"]

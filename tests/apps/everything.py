@@ -161,9 +161,10 @@ async def main():
         reactor.stop()
 
 
-reactor.callWhenRunning(
-    lambda: ensureDeferred(main()).addErrback(
-        lambda f: (print(f, file=sys.stderr), reactor.stop())
-    )
-)
+def failed(reason):
+    sys.stderr.write(str(reason))
+    reactor.stop()
+
+
+reactor.callWhenRunning(lambda: ensureDeferred(main()).addErrback(failed))
 reactor.run()

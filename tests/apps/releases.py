@@ -23,10 +23,8 @@ from twisted.python.filepath import FilePath
 from txtableflip import Upgrader
 
 directory = FilePath(sys.argv[1])
-log = directory.child("twistd.log").path
-globalLogBeginner.beginLoggingTo(
-    [textFileLogObserver(open(log, "a"))], redirectStandardIO=False
-)
+log = open(directory.child("twistd.log").path, "a")  # noqa: SIM115 - kept till the end
+globalLogBeginner.beginLoggingTo([textFileLogObserver(log)], redirectStandardIO=False)
 limit = directory.child("limit")
 if limit.exists():
     highest = int(limit.getContent())
