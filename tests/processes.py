@@ -28,6 +28,22 @@ How long anything may take on a busy machine, in seconds.
 TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
 
 
+def asOrdinaryUser():
+    """
+    Return what to put before a command that root runs, so that an ordinary user
+    runs it: one who may read all files, since Python may be in root's home.  If
+    we are no root, that is nothing at all.
+    """
+    if os.geteuid() != 0:
+        return ()
+    if shutil.which("setpriv") is None:
+        pytest.skip("there is no setpriv(1) with which to become an ordinary user")
+    return (
+        *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"),
+        *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+    )
+
+
 def until(condition, what, deadline=DEADLINE):
     """
     Wait until a condition is true, and return its value.

@@ -8,7 +8,8 @@ import socket
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from twisted.internet.protocol import Factory
+from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.unix import Server
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
@@ -38,6 +39,46 @@ class Listener(Protocol):
         """
 
 
+_FDS_PER_MESSAGE = 253
+"""
+The most descriptors that go with one message (C{SCM_MAX_FD} of unix(7)).
+"""
+
+_BYTES_PER_MESSAGE = 4096
+"""
+How much goes with that many descriptors, in bytes: less than what the manifest
+says of each of them, so that they are all sent before its end.
+"""
+
+
+class _Transport(Server):
+    """
+    An C{AF_UNIX} stream transport that sends descriptors by the hundred, where
+    Twisted's sends one with each byte.
+    """
+
+    def __init__(self, reactor: Any, sock: socket.socket, protocol: Channel) -> None:
+        super().__init__(sock, protocol, None, None, 0, reactor)
+        self.repstr = f"<{protocol!r} on descriptor {sock.fileno()}>"
+        self._unsent: list[int] = []
+
+    def sendFileDescriptor(self, fileno: int) -> None:
+        self._unsent.append(fileno)
+
+    def writeSomeData(self, data: Any) -> Any:
+        if not self._unsent:
+            return super().writeSomeData(data)
+        batch = self._unsent[:_FDS_PER_MESSAGE]
+        try:
+            sent = socket.send_fds(self.socket, [data[:_BYTES_PER_MESSAGE]], batch)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return CONNECTION_LOST
+        del self._unsent[: len(batch)]
+        return sent
+
+
 class Channel(Int32StringReceiver):
     """
     Messages over an C{AF_UNIX} stream socket.
@@ -60,14 +101,14 @@ class Channel(Int32StringReceiver):
         application does not keep the peer waiting.  The rest follows as the
         peer reads.  To a peer that is gone, nothing is sent.
 
-        @param descriptors: these go with it, fewer than its bytes.
+        @param descriptors: these go with a manifest.
         """
         if not self._open:
             return
         transport: Any = self.transport
-        self.sendString(encode(message))
         for descriptor in descriptors:
             transport.sendFileDescriptor(descriptor)
+        self.sendString(encode(message))
         transport.doWrite()
 
     def neverClose(self) -> None:
@@ -114,15 +155,9 @@ class Channel(Int32StringReceiver):
 
 def connectChannel(reactor: Any, sock: socket.socket, listener: Listener) -> Channel:
     """
-    Give a socket to the reactor, and close C{sock}: the reactor has a copy.
-
-    @raise OSError: if there can be no copy.
+    Give a socket to the reactor, which closes it in the end.
     """
     channel = Channel(listener)
-    factory = Factory()
-    factory.noisy = False
-    factory.buildProtocol = lambda addr: channel  # type: ignore[method-assign]
     sock.setblocking(False)
-    reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, factory)
-    sock.close()
+    channel.makeConnection(_Transport(reactor, sock, channel))
     return channel

@@ -116,9 +116,9 @@ class Child(ProcessProtocol):
         """
         try:
             ours, theirs = socket.socketpair()
-            with ours, theirs:
-                self._spawn(command, theirs)
+            with theirs:
                 self._channel = connectChannel(self._reactor, ours, self)
+                self._spawn(command, theirs)
             self._send(manifest, descriptors)
         except (OSError, ValueError, ChannelError) as error:
             if self.pid is not None:
