@@ -26,6 +26,7 @@ from txtableflip.errors import (
     UpgradeInProgress,
     UpgraderExists,
 )
+from txtableflip.fds import Fds
 from txtableflip.service import UpgradeService
 from txtableflip.upgrader import Upgrader, currentUpgrader
 
@@ -38,6 +39,7 @@ __all__ = [
     "ChildProtocolError",
     "ChildRefused",
     "ChildTimedOut",
+    "Fds",
     "InvalidEndpoint",
     "NotInheritable",
     "NotReady",

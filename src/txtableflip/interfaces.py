@@ -20,6 +20,9 @@ class IUpgrader(Interface):
     hasParent: bool = Attribute("Whether this process was started in an upgrade.")
     generation: int = Attribute("Which one this is in its chain, counted from 1.")
     reactor: Any = Attribute("The reactor, but that what listens through it is inherited.")
+    fds: Any = Attribute("What is handed over by name: L{txtableflip.fds.Fds}.")
+    used: list[str] = Attribute("What a child would inherit, in words.")
+    changes: Any = Attribute("How that differs from what the parent used.")
 
     def endpoint(description: str) -> IStreamServerEndpoint:
         """

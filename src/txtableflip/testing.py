@@ -13,8 +13,11 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from txtableflip import _lifecycle
 from txtableflip._endpoint import InheritableEndpoint, Listens
 from txtableflip._inventory import Inventory
+from txtableflip._ports import Ports
 from txtableflip._signals import signalNumber
+from txtableflip.drain import Connections
 from txtableflip.errors import ChildExited, UpgradeFailed
+from txtableflip.fds import Fds
 from txtableflip.upgrader import Upgrader
 
 
@@ -41,7 +44,7 @@ class FakeUpgrader(Upgrader):
         self.isShuttingDown = False
         self.service = None
         self._listens = Listens()
-        self._process: Any = _Recorder(self.steps)
+        self._process: Any = _Recorder(reactor, self.steps)
         self._core = _lifecycle.Core(self._process)
         self._lifecycle = _lifecycle.begin(self._core, hasParent=hasParent)
 
@@ -108,10 +111,15 @@ class FakeUpgrader(Upgrader):
 class _Recorder:
     """
     Whatever it is told to do, it keeps the name of that, and does nothing.
+
+    @ivar fds: real: descriptors that a test adds by name can be found.
     """
 
-    def __init__(self, steps: list[str]) -> None:
+    def __init__(self, reactor: Any, steps: list[str]) -> None:
+        connections = Connections()
         self.inventory = Inventory()
+        ports = Ports(reactor, self.inventory, connections, accepting=True)
+        self.fds = Fds(reactor, self.inventory, ports, connections)
         self._steps = steps
 
     def __getattr__(self, name: str) -> Callable[..., None]:
