@@ -48,13 +48,14 @@ from zope.interface import directlyProvides, providedBy
 from zope.interface.verify import verifyObject
 
 from txtableflip import InvalidEndpoint, NotInheritable, currentUpgrader
+from txtableflip._connections import Connections
 from txtableflip._endpoint import InheritableEndpoint, Listens
 from txtableflip._handover import Manifest
 from txtableflip._parent import Parent
 from txtableflip._process import Process
 from txtableflip._reactor import InheritingReactor
 from txtableflip._unixport import PAUSE, UNIXPort
-from txtableflip.drain import LAST_WORDS, Connections
+from txtableflip.drain import LAST_WORDS, Outcome
 from txtableflip.endpoints import TableflipStringParser, unparse
 
 LOCAL = "127.0.0.1"
@@ -174,7 +175,8 @@ class Generation:
         self.process.takeOver()
 
     async def end(self):
-        for transport in list(self.process._connections._open):
+        listeners = list(self.process.connections.listeners)
+        for transport in [each for accepted in listeners for each in accepted]:
             transport.abortConnection()
         await self.ports.stop()
         self.process.leave()
@@ -529,7 +531,7 @@ async def test_a_socket_that_somebody_else_has_made_is_inherited(family, generat
     assert await inThread(ask, address) == ("r1", 1)
     with await inThread(connect, address) as client:
         await inThread(converse, client)
-        assert len(first.process._connections) == 1
+        assert len(first.process.connections) == 1
     second = generations()
     (entry,) = second.process.inventory.inherited
     if family == socket.AF_UNIX:
@@ -1220,7 +1222,8 @@ def refusing():
         factory = Factory()
         factory.buildProtocol = built.append
         fake = ReaderReactor()
-        port = UNIXPort(fake, ScriptedSocket(*script), factory, Connections(), lambda: None)
+        accepted = Connections().acceptedBy("here")
+        port = UNIXPort(fake, ScriptedSocket(*script), factory, accepted, lambda: None)
         port.startListening()
         return port, fake
 
@@ -1285,12 +1288,13 @@ async def test_a_factory_is_stopped_after_its_last_connection(
     """
     first = generations()
     port = await first.listen(description.format(tmp=tmp_path))
-    open_ = first.process._connections
+    open_ = first.process.connections
     clients = [await inThread(connect, target(port)) for _ in range(3)]
     for client in clients:
         await inThread(converse, client)
     assert len(open_) == 3
     first.ports.park()
+    first.process._child = SimpleNamespace(hasTakenOver=True)
     drained = first.process.drain(DEADLINE)
     for left, client in zip((2, 1), clients, strict=False):
         client.close()
@@ -1301,7 +1305,8 @@ async def test_a_factory_is_stopped_after_its_last_connection(
     assert await inThread(converse, clients[-1])
     assert first.factory.history == ["start"]
     clients[-1].close()
-    assert await drained.addTimeout(DEADLINE, reactor) == 0
+    outcome = await drained.addTimeout(DEADLINE, reactor)
+    assert outcome == Outcome(finished=3, told=0, cut=0)
     assert first.factory.history == ["start", "stop"]
     assert len(open_) == 0
 
@@ -1325,10 +1330,11 @@ async def test_the_deadline_cuts_the_connections_that_are_left(
         first.factory.made[1].transport.write(b"x" * 50_000_000)
         first.ports.park()
         began = reactor.seconds()
-        assert await first.process.drain(0.05).addTimeout(DEADLINE, reactor) == 2
+        outcome = await first.process.drain(0.05).addTimeout(DEADLINE, reactor)
+        assert outcome == Outcome(finished=0, told=0, cut=2)
         assert reactor.seconds() - began >= 0.05 + LAST_WORDS
         assert first.factory.history == ["start", "stop"]
-        assert len(first.process._connections) == 0
+        assert len(first.process.connections) == 0
         assert await inThread(idle.recv, 1) == b""
         assert await inThread(readAll, stuffed) < 50_000_000
 
@@ -1345,8 +1351,8 @@ async def test_a_connection_that_is_refused_is_not_counted(generations, tmp_path
         port = await first.listen(f"tableflip:{string}")
         with await inThread(connect, target(port)) as client:
             assert await inThread(client.recv, 1) == b""
-    assert len(first.process._connections) == 0
-    assert await first.process.drain(DEADLINE) == 0
+    assert len(first.process.connections) == 0
+    assert await first.process.drain(DEADLINE) == Outcome()
 
 
 def names(directory):

@@ -29,11 +29,11 @@ import txtableflip
 from txtableflip import Upgrader, UpgradeService, _lifecycle
 from txtableflip._channel import Channel, Listener
 from txtableflip._child import Child
+from txtableflip._connections import CountedTCPServer
 from txtableflip._endpoint import InheritableEndpoint
 from txtableflip._logfile import observer
 from txtableflip._ports import _ListeningPort
 from txtableflip._unixport import CountedUNIXServer, UNIXPort
-from txtableflip.drain import CountedTCPServer
 from txtableflip.endpoints import TableflipStringParser
 from txtableflip.interfaces import IUpgrader
 from txtableflip.tap import Host

@@ -3,7 +3,6 @@ The main promise: a daemon is redeployed again and again under load, and no
 client can tell.
 """
 
-import datetime as dt
 import os
 import re
 import shutil
@@ -18,11 +17,6 @@ from functools import partial
 import h2.config
 import h2.connection
 import h2.events
-import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from processes import (
     APPS,
     Clients,
@@ -129,37 +123,6 @@ def test_a_unix_path_stays_the_same_over_upgrades(service):
     terminate(service)
     assert not path.exists()
     assert not lock.is_symlink()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """
-    The path of a file with a self-signed certificate for localhost and its key.
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("certificate") / "both.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
 
 
 def askHTTP1(sock, path):

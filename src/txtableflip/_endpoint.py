@@ -80,11 +80,18 @@ class InheritableEndpoint:
     An endpoint made from a string, with a reactor that inherits.
     """
 
-    def __init__(self, reactor: Any, ports: Ports, listens: Listens, description: str) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        ports: Ports,
+        listens: Listens,
+        description: str,
+        drainTimeout: float | None = None,
+    ) -> None:
         """
         @raise ValueError: if the string describes no endpoint.
         """
-        self._reactor = InheritingReactor(reactor, ports)
+        self._reactor = InheritingReactor(reactor, ports, drainTimeout)
         self._listens = listens
         self._description = description
         if description.startswith("systemd:"):
@@ -151,10 +158,10 @@ class ActivatedEndpoint:
         """
         See L{twisted.internet.interfaces.IStreamServerEndpoint.listen}.
         """
-        self._reactor.listened += 1
-        return maybeDeferred(
+        listening = maybeDeferred(
             self._ports.listenOn, self._key, self._takeFromSystemd, protocolFactory
         )
+        return listening.addCallback(self._reactor.listening)
 
     def _takeFromSystemd(self) -> Held:
         endpoint: Any = self._given

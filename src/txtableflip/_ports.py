@@ -23,12 +23,17 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from txtableflip import _paths
+from txtableflip._connections import (
+    Accepted,
+    Connections,
+    CountedTCPServer,
+    countedTransport,
+)
 from txtableflip._datagram import AdoptedMulticastPort, AdoptedUNIXDatagramPort, startOn
 from txtableflip._handover import Identity, Key
 from txtableflip._inventory import Held, Inventory
 from txtableflip._sockets import bindInternet, canonical
 from txtableflip._unixport import UNIXPort
-from txtableflip.drain import Connections, CountedTCPServer, countedTransport
 
 
 class Ports:
@@ -189,10 +194,13 @@ class Ports:
         """
 
         def adopt(sock: socket.socket) -> Any:
+            accepted = self._connections.acceptedBy(str(key))
             if sock.family == socket.AF_UNIX:
-                return self._adoptUNIX(key, sock, factory)
-            adopted = self._reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
-            adopted.transport = countedTransport(CountedTCPServer, self._connections)
+                adopted = self._adoptUNIX(key, sock, factory, accepted)
+            else:
+                adopted = self._reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+                adopted.transport = countedTransport(CountedTCPServer, accepted)
+            adopted.accepted = accepted
             return adopted
 
         return _ListeningPort(self, key, self._open(key, create, adopt, backlog, mode))
@@ -346,10 +354,10 @@ class Ports:
         sock.setblocking(False)
         return sock, identity
 
-    def _adoptUNIX(self, key: Key, sock: socket.socket, factory: Any) -> UNIXPort:
-        port = UNIXPort(
-            self._reactor, sock.dup(), factory, self._connections, lambda: self.forget(key)
-        )
+    def _adoptUNIX(
+        self, key: Key, sock: socket.socket, factory: Any, accepted: Accepted
+    ) -> Any:
+        port = UNIXPort(self._reactor, sock.dup(), factory, accepted, lambda: self.forget(key))
         port.startListening()
         return port
 

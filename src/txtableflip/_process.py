@@ -10,7 +10,9 @@ from typing import Any
 from twisted.internet.defer import inlineCallbacks
 from twisted.logger import Logger
 
+from txtableflip import _watchdog
 from txtableflip._child import Child
+from txtableflip._connections import Connections
 from txtableflip._handover import Manifest
 from txtableflip._inventory import Inventory
 from txtableflip._lifecycle import Lifecycle
@@ -19,7 +21,7 @@ from txtableflip._pidfile import PidFile
 from txtableflip._ports import Ports
 from txtableflip._relaunch import successorCommand
 from txtableflip._sockets import foreignListeners
-from txtableflip.drain import Connections
+from txtableflip.drain import Drain
 from txtableflip.fds import Fds
 
 
@@ -48,10 +50,10 @@ class Process:
         self._parent = parent
         self._upgradeTimeout = upgradeTimeout
         self.inventory = Inventory()
-        self._connections = Connections()
+        self.connections = Connections()
         self._pidFile = PidFile(pidFile) if pidFile else None
-        self.ports = Ports(reactor, self.inventory, self._connections, accepting=parent is None)
-        self.fds = Fds(reactor, self.inventory, self.ports, self._connections)
+        self.ports = Ports(reactor, self.inventory, self.connections, accepting=parent is None)
+        self.fds = Fds(reactor, self.inventory, self.ports, self.connections)
         if parent is not None:
             manifest = parent.manifest
             self.generation = manifest.generation
@@ -87,26 +89,41 @@ class Process:
     def drain(self, timeout: float) -> Any:
         """
         Finish what is open, and close what listens; the factories are stopped
-        after their last connections, and not before.
+        after their last connections, and not before.  A parent keeps its
+        sockets to the end, for nobody must think that they are free; otherwise
+        clients should learn at once that nobody accepts.
         """
-        if self._isReplaced:
-            self.fds.letGo()
         factories = self.ports.hold()
-        cut = yield self._connections.drain(self._reactor, timeout)
-        yield self.ports.stop()
+        if self.isReplaced:
+            self.fds.letGo()
+        else:
+            yield self.ports.stop()
+            self.ports.forgetAll()
+        outcome = yield Drain(self._reactor, self.connections, timeout).run()
+        if self.isReplaced:
+            yield self.ports.stop()
         for factory in factories:
             factory.doStop()
-        return cut
+        return outcome
+
+    def endIn(self, seconds: float) -> None:
+        """
+        Be sure that this process has ended in some time.
+        """
+        _watchdog.endIn(seconds, exitStatus=0 if self.isReplaced else 1)
 
     @property
-    def _isReplaced(self) -> bool:
+    def isReplaced(self) -> bool:
+        """
+        Whether the child has taken over.
+        """
         return self._child is not None and self._child.hasTakenOver
 
     def letGo(self) -> None:
         """
         Leave the channel to a child that serves open until the very end.
         """
-        if self._child is not None and self._isReplaced:
+        if self._child is not None and self.isReplaced:
             self._child.neverClose()
 
     def leave(self) -> None:

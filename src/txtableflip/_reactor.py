@@ -29,8 +29,13 @@ class InheritingReactor:
         which one can tell that an endpoint did.
     """
 
-    def __init__(self, reactor: Any, ports: Ports) -> None:
+    def __init__(self, reactor: Any, ports: Ports, drainTimeout: float | None = None) -> None:
+        """
+        @param drainTimeout: how long the connections of what listens through
+            this object have to finish, in seconds, if not as long as all.
+        """
         self.listened = 0
+        self._drainTimeout = drainTimeout
         self._reactor = reactor
         self._ports = ports
         directlyProvides(self, providedBy(reactor))
@@ -50,14 +55,25 @@ class InheritingReactor:
             if hasattr(self._reactor, name):
                 setattr(self._reactor, name, getattr(self, name))
 
+    def listening(self, port: Any) -> IListeningPort:
+        """
+        Something listens.
+
+        @return: C{port}.
+        """
+        self.listened += 1
+        if self._drainTimeout is not None:
+            port.accepted.drainTimeout = self._drainTimeout
+        listening: IListeningPort = port
+        return listening
+
     def listenTCP(
         self, port: Any, factory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         """
         See L{twisted.internet.interfaces.IReactorTCP.listenTCP}.
         """
-        self.listened += 1
-        return self._ports.listenTCP(port, factory, backlog, interface)
+        return self.listening(self._ports.listenTCP(port, factory, backlog, interface))
 
     def listenSSL(
         self,
@@ -87,8 +103,7 @@ class InheritingReactor:
         """
         See L{twisted.internet.interfaces.IReactorUNIX.listenUNIX}.
         """
-        self.listened += 1
-        return self._ports.listenUNIX(address, factory, backlog, mode, wantPID)
+        return self.listening(self._ports.listenUNIX(address, factory, backlog, mode, wantPID))
 
     def listenUDP(
         self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192
@@ -96,8 +111,7 @@ class InheritingReactor:
         """
         See L{twisted.internet.interfaces.IReactorUDP.listenUDP}.
         """
-        self.listened += 1
-        return self._ports.listenUDP(port, protocol, interface, maxPacketSize)
+        return self.listening(self._ports.listenUDP(port, protocol, interface, maxPacketSize))
 
     def listenMulticast(
         self,
@@ -110,9 +124,10 @@ class InheritingReactor:
         """
         See L{twisted.internet.interfaces.IReactorMulticast.listenMulticast}.
         """
-        self.listened += 1
-        return self._ports.listenMulticast(
-            port, protocol, interface, maxPacketSize, listenMultiple
+        return self.listening(
+            self._ports.listenMulticast(
+                port, protocol, interface, maxPacketSize, listenMultiple
+            )
         )
 
     def listenUNIXDatagram(
@@ -121,8 +136,9 @@ class InheritingReactor:
         """
         See L{twisted.internet.interfaces.IReactorUNIXDatagram.listenUNIXDatagram}.
         """
-        self.listened += 1
-        return self._ports.listenUNIXDatagram(address, protocol, maxPacketSize, mode)
+        return self.listening(
+            self._ports.listenUNIXDatagram(address, protocol, maxPacketSize, mode)
+        )
 
     def adoptStreamPort(
         self, fileDescriptor: int, addressFamily: int, factory: Any
@@ -130,5 +146,6 @@ class InheritingReactor:
         """
         See L{twisted.internet.interfaces.IReactorSocket.adoptStreamPort}.
         """
-        self.listened += 1
-        return self._ports.adoptStreamPort(fileDescriptor, addressFamily, factory)
+        return self.listening(
+            self._ports.adoptStreamPort(fileDescriptor, addressFamily, factory)
+        )

@@ -8,13 +8,27 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-_TAKEN = {"SIGKILL", "SIGSTOP", "SIGCHLD", "SIGTERM", "SIGINT", "SIGPIPE"}
+_TAKEN = {"SIGKILL", "SIGSTOP", "SIGCHLD", "SIGPIPE"}
+_STOP = {"SIGTERM", "SIGINT"}
+
+
+def redeploySignal(name: str) -> int:
+    """
+    @param name: the name of a signal that is to redeploy, with or without C{SIG}.
+    @return: its number.
+    @raise ValueError: if there is none of that name, or it has another job.
+    """
+    number = signalNumber(name)
+    full = signal.Signals(number).name
+    if full in _STOP:
+        raise ValueError(f"{full} has a meaning of its own: use HUP, USR2 or another signal")
+    return number
 
 
 def signalNumber(name: str) -> int:
     """
     @param name: a signal's name, with or without C{SIG}.
-    @raise ValueError: if there is none of that name, or it has another job.
+    @raise ValueError: if there is none of that name, or it cannot be handled.
     """
     full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
     number = getattr(signal, full, None)
@@ -34,8 +48,8 @@ class SignalHandler:
     descriptor, for SIGCHLD), so it works where the reactor does nothing, too.
     """
 
-    def __init__(self, name: str, action: Callable[[], object]) -> None:
-        self.number = signalNumber(name)
+    def __init__(self, number: int, action: Callable[[], object]) -> None:
+        self.number = number
         self._action = action
         self._previous: Any = None
 
@@ -44,8 +58,14 @@ class SignalHandler:
         Begin to listen, also to a signal that has come while this process was
         starting: the parent made it wait.
         """
-        self._previous = signal.signal(self.number, lambda number, frame: self._action())
+        self._previous = signal.signal(self.number, lambda number, frame: self.come())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [self.number])
+
+    def come(self) -> None:
+        """
+        The signal has come.
+        """
+        self._action()
 
     def restore(self) -> None:
         """
@@ -54,3 +74,39 @@ class SignalHandler:
         """
         if self._previous not in (None, signal.SIG_DFL):
             signal.signal(self.number, self._previous)
+
+
+class StopHandler(SignalHandler):
+    """
+    Calls a function when a signal comes for the first time.  After that, the
+    signal does what it did before.
+
+    @ivar hasCome: whether it has come.
+    """
+
+    hasCome = False
+
+    def install(self) -> None:
+        """
+        See L{SignalHandler.install}.  Where nobody has handled the signal, it
+        goes on to end the process at once.
+        """
+        if callable(signal.getsignal(self.number)):
+            super().install()
+
+    def come(self) -> None:
+        """
+        See L{SignalHandler.come}.
+        """
+        if self.hasCome:
+            self.again()
+        else:
+            self.hasCome = True
+            self._action()
+
+    def again(self) -> None:
+        """
+        Have the signal do what it did before.
+        """
+        self.restore()
+        signal.raise_signal(self.number)

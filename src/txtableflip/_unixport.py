@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txtableflip.drain import Connections, Counted, countedTransport
+from txtableflip._connections import Accepted, Counted, countedTransport
 
 ACCEPTS_PER_TURN = 100
 """
@@ -60,7 +60,7 @@ class UNIXPort(FileDescriptor):
         reactor: Any,
         sock: socket.socket,
         factory: Any,
-        connections: Connections,
+        accepted: Accepted,
         closed: Callable[[], None],
     ) -> None:
         super().__init__(reactor)
@@ -68,7 +68,7 @@ class UNIXPort(FileDescriptor):
         self.socket = sock
         self.factory = factory
         self._closed = closed
-        self._transport = countedTransport(CountedUNIXServer, connections)
+        self._transport = countedTransport(CountedUNIXServer, accepted)
         self._sessions = 0
         self._pause: Any = None
 

@@ -1,144 +1,244 @@
 """
-The connections that a leaving process still has, and how it ends them.
+How a process that leaves ends the connections which it still has.
 
-They are counted by their own transports, below TLS: nothing is wrapped around
-the application's protocols, and no byte takes a longer way.
+Each protocol is told once, through L{IDrainable}, and then has until its
+deadline to finish what is under way.  What is known of HTTP and WebSocket is in
+L{txtableflip._http} and L{txtableflip._websocket}; whatever else an application
+speaks, lives until it closes or its time is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet import tcp
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
+from twisted.protocols.policies import ProtocolWrapper
 
-from txtableflip._occasion import Occasion
+from txtableflip._connections import Accepted, Connections
+from txtableflip.interfaces import IDrainable, IDrainableFactory
 
-LAST_WORDS = 1.0
+LAST_WORDS = 0.5
 """
-How long a connection that is closed at the deadline has to send what it has
+How long a connection that is closed at its deadline has to send what it has
 been given to send, in seconds.  Then it is aborted.
 """
 
+TICK = 0.2
+"""
+How often the open connections are looked at, in seconds: a protocol may have
+become another one, with a deadline of its own.
+"""
 
-class Connections:
+PROGRESS = 5.0
+"""
+How often the log says what is left, in seconds.
+"""
+
+
+@dataclass
+class Outcome:
     """
-    The connections that were accepted by inheritable listeners and are open.
+    What has become of the connections that were open.
+
+    @ivar finished: how many closed by themselves.
+    @ivar told: how many had a protocol that could be told.
+    @ivar cut: how many were closed at their deadline.
+    """
+
+    finished: int = 0
+    told: int = 0
+    cut: int = 0
+
+
+class Drain:
+    """
+    One drain of all connections: made when it begins.
     """
 
     _log = Logger()
 
-    def __init__(self) -> None:
-        # With what is to be called when it is closed.
-        self._open: dict[Any, Callable[[], None]] = {}
-        self._allClosed = Occasion()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def opened(self, transport: Any) -> None:
+    def __init__(self, reactor: Any, connections: Connections, timeout: float) -> None:
         """
-        A connection has been accepted.
+        @param timeout: how long the connections have, in seconds, but for those
+            of a listener with a time of its own.
         """
-        self._open[transport] = lambda: None
-
-    def whenClosed(self, transport: Any, call: Callable[[], None]) -> None:
-        """
-        Have something done when an open connection is closed.
-        """
-        self._open[transport] = call
-
-    def closed(self, transport: Any) -> None:
-        """
-        A connection is no more.
-        """
-        self._open.pop(transport)()
-        if not self._open:
-            occasion, self._allClosed = self._allClosed, Occasion()
-            occasion.happen()
+        _loadKnownProtocols()
+        self._reactor = reactor
+        self._connections = connections
+        self._timeout = timeout
+        self._begin = reactor.seconds()
+        self._told: dict[Any, type] = {}
+        self._late: set[Any] = set()
+        self._initial = len(connections)
+        self._nextProgress = self._begin + PROGRESS
 
     @inlineCallbacks
-    def drain(self, reactor: Any, timeout: float) -> Any:
+    def run(self) -> Any:
         """
-        Let the open connections finish, and end those that have not when the
-        time is over: first by C{loseConnection}, then by C{abortConnection}.
-
-        @param timeout: how long they have, in seconds.
-        @return: a Deferred that fires with how many did not finish by
-            themselves, when no connection is left.
+        @return: a Deferred that fires with an L{Outcome}, when no connection is
+            left.
         """
+        self._connections.areClosing = True
         self._log.info(
             "draining: {count} open connections have {timeout} s to finish",
-            count=len(self),
-            timeout=timeout,
+            count=self._initial,
+            timeout=self._timeout,
         )
-        yield self._whenAllClosed(reactor, timeout)
-        late = list(self._open)
-        for transport in late:
-            transport.loseConnection()
-        if late:
-            yield self._whenAllClosed(reactor, LAST_WORDS)
-        for transport in list(self._open):
-            transport.abortConnection()
+        while len(self._connections):
+            for accepted in self._connections.listeners:
+                self._attend(accepted)
+            self._tellProgress()
+            yield self._wait()
         # An abort takes effect in the next turn of the reactor.
-        yield deferLater(reactor, 0, lambda: None)
-        self._log.info("drained: {late} connections were cut", late=len(late))
-        return len(late)
+        yield deferLater(self._reactor, 0, lambda: None)
+        outcome = Outcome(self._initial - len(self._late), len(self._told), len(self._late))
+        self._log.info(
+            "drained: {outcome.finished} connections finished, {outcome.told} were told to, "
+            "{outcome.cut} were cut",
+            outcome=outcome,
+        )
+        return outcome
 
-    def _whenAllClosed(self, reactor: Any, timeout: float) -> Deferred[None]:
+    def _attend(self, accepted: Accepted) -> None:
         """
-        @return: a Deferred that fires when no connection is open, or after
-            C{timeout} seconds.
+        Do with each connection of one listener what it is time for.
         """
-        occasion = self._allClosed
-        if not self._open:
-            occasion = Occasion()
-            occasion.happen()
-        waiter = occasion.wait()
-        waiter.addTimeout(timeout, reactor, onTimeoutCancel=lambda result, after: None)
+        left = self._left(accepted)
+        for transport in accepted:
+            if left > 0:
+                self._tell(transport, left)
+            elif transport not in self._late:
+                self._late.add(transport)
+                _close(transport)
+            elif left <= -LAST_WORDS:
+                transport.abortConnection()
+
+    def _left(self, accepted: Accepted) -> float:
+        """
+        @return: how long the connections of a listener still have, in seconds.
+        """
+        timeout = accepted.drainTimeout
+        if timeout is None:
+            timeout = self._timeout
+        return float(self._begin + timeout - self._reactor.seconds())
+
+    def _tell(self, transport: Any, seconds: float) -> None:
+        """
+        Tell a connection's protocol that its process leaves, unless it has been
+        told: it may have become another one meanwhile.
+        """
+        try:
+            drainable = findDrainable(transport)
+            if drainable is not None and self._told.get(transport) is not type(drainable):
+                self._told[transport] = type(drainable)
+                done = drainable.drain(seconds)
+                if isinstance(done, Deferred):
+                    done.addCallback(lambda ignored: _close(transport))
+                    done.addErrback(self._failed, transport)
+        except Exception:  # noqa: BLE001 - it is no reason to cut the others
+            self._log.failure("telling {transport} to drain", transport=transport)
+
+    def _failed(self, failure: Any, transport: Any) -> None:
+        self._log.failure("draining {transport}", failure=failure, transport=transport)
+
+    def _tellProgress(self) -> None:
+        now = self._reactor.seconds()
+        if now < self._nextProgress:
+            return
+        self._nextProgress = now + PROGRESS
+        for accepted in self._connections.listeners:
+            oldest = next(iter(accepted), None)
+            if oldest is not None:
+                self._log.info(
+                    "draining: {count} connections left on {listener}, the oldest of "
+                    "{age:.0f} s from {peer}; they have {left:.0f} s",
+                    count=len(accepted),
+                    listener=accepted.name,
+                    age=accepted.age(oldest),
+                    peer=oldest.getPeer(),
+                    left=max(0.0, self._left(accepted)),
+                )
+
+    def _wait(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when all are closed, or it is time to look
+            again.
+        """
+        times = [
+            time
+            for accepted in self._connections.listeners
+            if len(accepted)
+            for time in (self._left(accepted), self._left(accepted) + LAST_WORDS)
+            if time > 0
+        ]
+        waiter = self._connections.whenAllClosed().wait()
+        waiter.addTimeout(
+            min([TICK, *times]), self._reactor, onTimeoutCancel=lambda result, after: None
+        )
         return waiter
 
 
-class Counted:
+def openConnections(connections: Connections) -> Counter[str]:
     """
-    Mixed into a transport: counts it until it is closed.
+    @return: how many connections are open, by listener.
     """
-
-    connections: Connections
-
-    def shareWithOthers(self) -> None:
-        """
-        Close no more than our own descriptor of this connection when it is
-        lost here: shutdown(2) would end it in every process that has it.
-        """
-        self._shouldShutdown = False
-
-    def connectionLost(self, reason: Failure) -> None:
-        super().connectionLost(reason)  # type: ignore[misc]
-        self.connections.closed(self)
+    counted: Counter[str] = Counter()
+    for accepted in connections.listeners:
+        if len(accepted):
+            counted[accepted.name] += len(accepted)
+    return counted
 
 
-class CountedTCPServer(Counted, tcp.Server):
+def findDrainable(transport: Any) -> Any:
     """
-    Twisted's transport of an accepted TCP connection, counted.
+    @return: who knows how to drain a connection, or C{None}: its protocol, the
+        factory of that, an adapter, or any of these for a protocol that is
+        wrapped in another.
     """
+    protocol = transport.protocol
+    while protocol is not None:
+        factory = getattr(protocol, "factory", None)
+        if IDrainableFactory.providedBy(factory):
+            drainable = factory.drainable(protocol)
+        else:
+            drainable = IDrainable(protocol, None)
+        if drainable is not None:
+            return drainable
+        protocol = protocol.wrappedProtocol if isinstance(protocol, ProtocolWrapper) else None
+    return None
 
 
-def countedTransport(transport: type[Counted], connections: Connections) -> Any:
+def _close(transport: Any) -> None:
     """
-    @return: what a port calls to make the transport of a new connection (the
-        C{transport} attribute of L{twisted.internet.tcp.Port}, which is made
-        to be replaced).
+    Close a connection as its own protocol would: above TLS, which has an end of
+    its own to send.  What is received from now on would not be answered, so the
+    protocol must not act upon it.
     """
+    top, protocol = transport, transport.protocol
+    while isinstance(protocol, ProtocolWrapper):
+        top, protocol = protocol, protocol.wrappedProtocol
+    with suppress(AttributeError):
+        protocol.dataReceived = lambda data: None
+    top.unregisterProducer()
+    top.loseConnection()
 
-    def makeTransport(*arguments: Any) -> Counted:
-        made = transport(*arguments)
-        made.connections = connections
-        connections.opened(made)
-        return made
 
-    return makeTransport
+def _loadKnownProtocols() -> None:
+    """
+    Register the adapters for those libraries that this process has loaded.
+    """
+    # Here, because they import what this process may not have, or not need.
+    if "twisted.web.http" in sys.modules:
+        from txtableflip import _http  # noqa: PLC0415
+
+        _http.register()
+    if sys.modules.keys() & {"twisted.web._websocket_impl", "autobahn.twisted.websocket"}:
+        from txtableflip import _websocket  # noqa: PLC0415
+
+        _websocket.register()

@@ -12,11 +12,11 @@ from typing import Any, cast
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IListeningPort, IProtocol
 
+from txtableflip._connections import Connections, CountedTCPServer, countedTransport
 from txtableflip._handover import Key
 from txtableflip._inventory import Descriptor, Held, Inventory, Open
 from txtableflip._ports import Ports
 from txtableflip._unixport import CountedUNIXServer
-from txtableflip.drain import Connections, CountedTCPServer, countedTransport
 
 
 class Fds:
@@ -41,6 +41,7 @@ class Fds:
         self._inventory = inventory
         self._ports = ports
         self._connections = connections
+        self._accepted = connections.acceptedBy("connections by name")
         self._kept: dict[Key, Any] = {}
 
     def addFile(self, name: str, fileno: int) -> None:
@@ -99,7 +100,7 @@ class Fds:
             sock.close()
             return None
         make = countedTransport(
-            CountedUNIXServer if isUNIX else CountedTCPServer, self._connections
+            CountedUNIXServer if isUNIX else CountedTCPServer, self._accepted
         )
         transport = make(sock.dup(), protocol, peer, None, 0, self._reactor)
         transport.repstr = f"<{type(protocol).__name__} on the connection {name}>"

@@ -24,11 +24,13 @@ class IUpgrader(Interface):
     used: list[str] = Attribute("What a child would inherit, in words.")
     changes: Any = Attribute("How that differs from what the parent used.")
 
-    def endpoint(description: str) -> IStreamServerEndpoint:
+    def endpoint(description: str, drainTimeout: float | None = None) -> IStreamServerEndpoint:
         """
         Make an endpoint whose listening socket is inherited.
 
         @param description: an endpoint string, such as C{tcp:8080}.
+        @param drainTimeout: how long its connections have to finish when this
+            process leaves, in seconds, if not as long as all.
         @raise ValueError: if it describes no endpoint.
         """
 
@@ -72,6 +74,16 @@ class IUpgrader(Interface):
         @raise ValueError: if there is none of that name.
         """
 
+    def stopOn(name: str) -> Any:
+        """
+        Make a signal call L{stop}, the first time that it comes.
+
+        @param name: the signal's, with or without C{SIG}: C{"TERM"}.
+        @return: what listens for it: C{hasCome} says whether it has come, and
+            C{again()} has it do what it did before.
+        @raise ValueError: if there is none of that name.
+        """
+
     def whenExiting() -> Deferred[None]:
         """
         @return: a Deferred that fires when this process should finish what it
@@ -91,6 +103,13 @@ class IUpgrader(Interface):
         @return: a Deferred that fires when there is no such child.
         """
 
+    def endIn(seconds: float) -> None:
+        """
+        Be sure that this process has ended in some time.
+
+        @param seconds: how long it may take.
+        """
+
     def drain(timeout: float) -> Deferred[int]:
         """
         Let the connections finish that were accepted by inheritable listeners,
@@ -98,4 +117,37 @@ class IUpgrader(Interface):
 
         @param timeout: how long the connections have, in seconds.
         @return: a Deferred that fires with how many were cut.
+        """
+
+
+class IDrainable(Interface):
+    """
+    What knows how to end one connection when its process leaves.
+
+    A protocol may provide this; or its factory may answer for it
+    (L{IDrainableFactory}); or an adapter from its class may be registered
+    (L{twisted.python.components.registerAdapter}).  A connection of which
+    nothing is known lives until it closes, or until its time is over.
+    """
+
+    def drain(seconds: float) -> Deferred[None] | None:
+        """
+        Finish what is under way, begin nothing new, and close the connection.
+        This is called once.
+
+        @param seconds: how long there is; then the connection is closed.
+        @return: a Deferred that fires when the connection is to be closed; or
+            C{None} if the protocol closes it by itself.
+        """
+
+
+class IDrainableFactory(Interface):
+    """
+    A factory that knows how the connections of its protocols end.
+    """
+
+    def drainable(protocol: object) -> IDrainable | None:
+        """
+        @param protocol: one whose attribute C{factory} is this.
+        @return: what drains its connection, if that is known.
         """

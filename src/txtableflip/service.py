@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from txtableflip import _twistd
 from txtableflip._logfile import shareTwistdLog
-from txtableflip._signals import signalNumber
+from txtableflip._signals import StopHandler, redeploySignal
 from txtableflip.upgrader import Upgrader, checkTimeout, currentUpgrader
 
 DRAIN_TIMEOUT = 30.0
@@ -28,14 +28,25 @@ REDEPLOY_SIGNAL = "HUP"
 The signal that redeploys.
 """
 
+STOP_SIGNAL = "TERM"
+"""
+The signal that stops the service when it has finished what is open.
+"""
+
+EXIT_GRACE = 0.9
+"""
+How much longer than the drain timeout a process may take to end, in seconds.
+"""
+
 
 class UpgradeService(Service):
     """
     Add this to an application whose endpoints are C{tableflip:} strings.
 
     It handles the signal; says ready when the reactor runs and everything
-    listens that is to; and after an upgrade lets the open connections finish,
-    and stops the reactor.  An application that has C{tableflip:} strings and no
+    listens that is to; and after an upgrade, or on SIGTERM, lets the open
+    connections finish, and stops the reactor.  A second SIGTERM stops it at
+    once, as SIGINT does.  An application that has C{tableflip:} strings and no
     such service gets one with these defaults.
     """
 
@@ -50,13 +61,14 @@ class UpgradeService(Service):
         """
         @param upgrader: this process's; if there is none yet, it is made.
         @param drainTimeout: how long open connections may take to finish after
-            an upgrade, in seconds; then they are cut.
+            an upgrade, in seconds; then they are cut, and a process that does
+            not end is ended.
         @param signal: the name of the signal that redeploys.
         @raise ValueError: if C{drainTimeout} is not positive, or there is no
             such signal.
         """
         checkTimeout("drainTimeout", drainTimeout)
-        signalNumber(signal)
+        redeploySignal(signal)
         if upgrader is None:
             # The reactor must not be chosen by an import.
             from twisted.internet import reactor  # noqa: PLC0415
@@ -75,11 +87,14 @@ class UpgradeService(Service):
         self.upgrader.redeployOn(self.signal)
         self.upgrader.whenExiting().addCallback(self._leave)
         self.upgrader.reactor.callWhenRunning(self._announce)
+        self._stop: StopHandler | None = None
 
     def _announce(self) -> None:
         """
         The reactor runs: say ready, as soon as everything listens.
         """
+        # Not earlier: the reactor has put its own handler in place by now.
+        self._stop = self.upgrader.stopOn(STOP_SIGNAL)
         shareTwistdLog()
         pidFile = _twistd.takePidFile()
         if pidFile is not None:
@@ -113,10 +128,15 @@ class UpgradeService(Service):
     @inlineCallbacks
     def _leave(self, ignored: None) -> Any:
         if not self.upgrader.isShuttingDown:
+            self.upgrader.endIn(self.drainTimeout + EXIT_GRACE)
             yield self.upgrader.drain(self.drainTimeout)
             self._stopReactor()
 
     def _stopReactor(self) -> None:
+        if self._stop is not None and self._stop.hasCome:
+            # For the status by which whoever sent the signal knows its end.
+            self._stop.again()
+            return
         # Somebody else may have been faster.
         with suppress(ReactorNotRunning):
             self.upgrader.reactor.stop()

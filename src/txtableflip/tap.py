@@ -13,7 +13,7 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from txtableflip._application import ApplicationError, findApplication
-from txtableflip._signals import signalNumber
+from txtableflip._signals import redeploySignal
 from txtableflip.errors import NotSupported
 from txtableflip.service import DRAIN_TIMEOUT, REDEPLOY_SIGNAL, UpgradeService
 from txtableflip.upgrader import UPGRADE_TIMEOUT, Upgrader, checkTimeout
@@ -90,7 +90,7 @@ class Options(usage.Options):
                 "inside, where there is no Python"
             )
         try:
-            signalNumber(self["signal"])
+            redeploySignal(self["signal"])
             self.upgrader = self._makeUpgrader()
             if self["inherit-all"] and self.upgrader is not None:
                 self.upgrader.reactor.inheritAll()

@@ -11,11 +11,11 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from txtableflip import _lifecycle
+from txtableflip._connections import Connections
 from txtableflip._endpoint import InheritableEndpoint, Listens
 from txtableflip._inventory import Inventory
 from txtableflip._ports import Ports
-from txtableflip._signals import signalNumber
-from txtableflip.drain import Connections
+from txtableflip._signals import StopHandler, redeploySignal, signalNumber
 from txtableflip.errors import ChildExited, UpgradeFailed
 from txtableflip.fds import Fds
 from txtableflip.upgrader import Upgrader
@@ -48,7 +48,9 @@ class FakeUpgrader(Upgrader):
         self._core = _lifecycle.Core(self._process)
         self._lifecycle = _lifecycle.begin(self._core, hasParent=hasParent)
 
-    def endpoint(self, description: str) -> IStreamServerEndpoint:
+    def endpoint(
+        self, description: str, drainTimeout: float | None = None
+    ) -> IStreamServerEndpoint:
         """
         See L{Upgrader.endpoint}.  What it makes listens on the given reactor.
         """
@@ -59,8 +61,14 @@ class FakeUpgrader(Upgrader):
         """
         See L{Upgrader.redeployOn}.  No signal is handled: call L{redeploy}.
         """
-        signalNumber(name)
+        redeploySignal(name)
         self.signals.append(name)
+
+    def stopOn(self, name: str) -> StopHandler:
+        """
+        See L{Upgrader.stopOn}.  No signal is handled: call L{stop}.
+        """
+        return StopHandler(signalNumber(name), self.stop)
 
     def drain(self, timeout: float) -> Deferred[int]:
         """
@@ -116,10 +124,10 @@ class _Recorder:
     """
 
     def __init__(self, reactor: Any, steps: list[str]) -> None:
-        connections = Connections()
+        self.connections = Connections()
         self.inventory = Inventory()
-        ports = Ports(reactor, self.inventory, connections, accepting=True)
-        self.fds = Fds(reactor, self.inventory, ports, connections)
+        ports = Ports(reactor, self.inventory, self.connections, accepting=True)
+        self.fds = Fds(reactor, self.inventory, ports, self.connections)
         self._steps = steps
 
     def __getattr__(self, name: str) -> Callable[..., None]:

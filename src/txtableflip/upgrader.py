@@ -23,7 +23,8 @@ from txtableflip._inventory import Changes
 from txtableflip._parent import findParent
 from txtableflip._process import Process
 from txtableflip._reactor import InheritingReactor
-from txtableflip._signals import SignalHandler
+from txtableflip._signals import SignalHandler, StopHandler, redeploySignal, signalNumber
+from txtableflip.drain import openConnections
 from txtableflip.errors import NotSupported, PidFileError, UpgraderExists
 from txtableflip.fds import Fds
 from txtableflip.interfaces import IUpgrader
@@ -119,16 +120,31 @@ class Upgrader:
         """
         return self._process.inventory.names()
 
-    def endpoint(self, description: str) -> IStreamServerEndpoint:
+    @property
+    def connections(self) -> dict[str, int]:
+        """
+        How many connections are open that inheritable listeners have accepted,
+        by listener.
+        """
+        return dict(openConnections(self._process.connections))
+
+    def endpoint(
+        self, description: str, drainTimeout: float | None = None
+    ) -> IStreamServerEndpoint:
         """
         Make an endpoint whose listening socket is inherited: what the string
         C{tableflip:} plus C{description} makes.
 
         @param description: an endpoint string, such as C{tcp:8080}.
-        @raise ValueError: if it describes no endpoint.
+        @param drainTimeout: how long its connections have to finish when this
+            process leaves, in seconds, if not as long as all (L{drain}).
+        @raise ValueError: if C{description} describes no endpoint, or
+            C{drainTimeout} is not positive.
         """
+        if drainTimeout is not None:
+            checkTimeout("drainTimeout", drainTimeout)
         return InheritableEndpoint(
-            self._reactor, self._process.ports, self._listens, description
+            self._reactor, self._process.ports, self._listens, description, drainTimeout
         )
 
     def whenListening(self) -> Deferred[None]:
@@ -198,11 +214,29 @@ class Upgrader:
         @raise ValueError: if there is none of that name.
         """
         handler = SignalHandler(
-            name, lambda: self._reactor.callFromThread(self._lifecycle.redeploy)
+            redeploySignal(name),
+            lambda: self._reactor.callFromThread(self._lifecycle.redeploy),
         )
         handler.install()
         self._process.signals.append(handler.number)
         self._reactor.addSystemEventTrigger("after", "shutdown", handler.restore)
+
+    def stopOn(self, name: str) -> StopHandler:
+        """
+        Make a signal call L{stop}, the first time that it comes, so that what
+        is open can be finished; the second time, it does what it did before.
+        Call this when the reactor runs, which has handlers of its own by then.
+        Where nobody handles the signal, it goes on to end the process.
+
+        @param name: the signal's, with or without C{SIG}: C{"TERM"}.
+        @return: what listens for the signal.
+        @raise ValueError: if there is none of that name.
+        """
+        handler = StopHandler(
+            signalNumber(name), lambda: self._reactor.callFromThread(self.stop)
+        )
+        handler.install()
+        return handler
 
     def whenExiting(self) -> Deferred[None]:
         """
@@ -236,6 +270,17 @@ class Upgrader:
         self.isShuttingDown = True
         return self.stop().addCallback(lambda ignored: self._process.letGo())
 
+    def endIn(self, seconds: float) -> None:
+        """
+        Be sure that this process has ended in some time: it is ended then,
+        whatever it does, with a last entry in the log that says what held it,
+        such as a thread that never returns.  Its exit status is 0 if a child
+        has taken over, and else 1.
+
+        @param seconds: how long it may take.
+        """
+        self._process.endIn(seconds)
+
     def usePidFile(self, path: str) -> None:
         """
         Name the file that is to tell which process serves, unless one has been
@@ -248,10 +293,16 @@ class Upgrader:
         Let the connections finish that were accepted by inheritable listeners,
         then stop these listeners and their factories.
 
+        How each protocol does that is described at
+        L{IDrainable <txtableflip.interfaces.IDrainable>}.
+
         @param timeout: how long the connections have, in seconds.
         @return: a Deferred that fires with how many were cut.
+        @raise ValueError: if C{timeout} is not positive.
         """
-        return self._process.drain(timeout)
+        checkTimeout("timeout", timeout)
+        drained: Deferred[Any] = self._process.drain(timeout)
+        return drained.addCallback(lambda outcome: outcome.cut)
 
 
 def currentUpgrader() -> Upgrader | None:

@@ -1,0 +1,223 @@
+"""
+The connections that this process has accepted and that are open.
+
+They are counted by their own transports, below TLS: nothing is wrapped around
+the application's protocols, and no byte takes a longer way.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet
+
+from twisted.internet import tcp
+from twisted.internet.main import CONNECTION_DONE
+from twisted.python.failure import Failure
+
+from txtableflip._occasion import Occasion
+
+LINGER = 2.0
+"""
+How long a connection that this process has closed while it drains may take
+until its client has closed it, too, in seconds.
+"""
+
+_DISCARDED = 65536
+
+
+class Accepted:
+    """
+    The open connections of one listener.
+
+    @ivar name: the listener's, in words.
+    @ivar drainTimeout: how long they may take to finish, in seconds, if that is
+        another time than for all.
+    """
+
+    def __init__(
+        self, connections: Connections, name: str, drainTimeout: float | None = None
+    ) -> None:
+        self.name = name
+        self.drainTimeout = drainTimeout
+        self._connections = connections
+        self._since: dict[Any, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    def __iter__(self) -> Iterator[Any]:
+        """
+        @return: the transports, the oldest first.
+        """
+        return iter(list(self._since))
+
+    @property
+    def isClosing(self) -> bool:
+        """
+        Whether this process closes its connections, because it leaves.
+        """
+        return self._connections.areClosing
+
+    def age(self, transport: Any) -> float:
+        """
+        @return: for how long a connection has been open, in seconds.
+        """
+        return time.monotonic() - self._since[transport]
+
+    def opened(self, transport: Any) -> None:
+        """
+        A connection has been accepted.
+        """
+        self._since[transport] = time.monotonic()
+
+    def closed(self, transport: Any) -> None:
+        """
+        A connection is no more.
+        """
+        del self._since[transport]
+        self._connections.closed(transport)
+
+
+class Connections:
+    """
+    All open connections of the process.
+
+    @ivar listeners: those that have accepted some.
+    @ivar areClosing: whether this process leaves, so that a connection which it
+        closes is to be closed with care.
+    """
+
+    def __init__(self) -> None:
+        # Weakly: each lives as long as its port, or the last of its connections.
+        self.listeners: WeakSet[Accepted] = WeakSet()
+        self.areClosing = False
+        self._whenClosed: dict[Any, Callable[[], None]] = {}
+        self._allClosed = Occasion()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.listeners))
+
+    def acceptedBy(self, name: str, drainTimeout: float | None = None) -> Accepted:
+        """
+        @return: where the connections of a new listener are counted.
+        """
+        accepted = Accepted(self, name, drainTimeout)
+        self.listeners.add(accepted)
+        return accepted
+
+    def whenClosed(self, transport: Any, call: Callable[[], None]) -> None:
+        """
+        Have something done when an open connection is closed.
+        """
+        self._whenClosed[transport] = call
+
+    def closed(self, transport: Any) -> None:
+        """
+        A connection is no more.
+        """
+        if transport in self._whenClosed:
+            self._whenClosed.pop(transport)()
+        if not len(self):
+            occasion, self._allClosed = self._allClosed, Occasion()
+            occasion.happen()
+
+    def whenAllClosed(self) -> Occasion:
+        """
+        @return: what happens when no connection is open any more.
+        """
+        if len(self):
+            return self._allClosed
+        occasion = Occasion()
+        occasion.happen()
+        return occasion
+
+
+class Counted:
+    """
+    Mixed into a transport: counts it until it is closed, and closes it with
+    care if its process leaves: the client may be sending its next request just
+    then.  It is to find the end of the stream, after which it may ask again
+    elsewhere, and not the reset that close(2) answers unread data with.
+    """
+
+    accepted: Accepted
+    _lingering: Any = None
+
+    def shareWithOthers(self) -> None:
+        """
+        Close no more than our own descriptor of this connection when it is
+        lost here: shutdown(2) would end it in every process that has it.
+        """
+        self._shouldShutdown = False
+
+    def doWrite(self) -> Any:
+        """
+        See L{twisted.internet.interfaces.IWriteDescriptor.doWrite}.
+        """
+        result = super().doWrite()  # type: ignore[misc]
+        if result is CONNECTION_DONE and self.accepted.isClosing and self._shouldShutdown:
+            return self._linger()
+        return result
+
+    def _linger(self) -> None:
+        """
+        Everything has been sent that was to be: say so to the client, and read
+        on until it has closed its side, too.
+        """
+        transport: Any = self
+        with suppress(OSError):
+            transport.socket.shutdown(socket.SHUT_WR)
+        self._lingering = transport.reactor.callLater(
+            LINGER, transport.connectionLost, Failure(CONNECTION_DONE)
+        )
+        transport.startReading()
+
+    def doRead(self) -> Any:
+        """
+        See L{twisted.internet.interfaces.IReadDescriptor.doRead}.
+        """
+        if self._lingering is None:
+            return super().doRead()  # type: ignore[misc]
+        transport: Any = self
+        try:
+            ended = not transport.socket.recv(_DISCARDED)
+        except BlockingIOError:
+            return None
+        except OSError:
+            ended = True
+        return CONNECTION_DONE if ended else None
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        See L{twisted.internet.interfaces.IReadDescriptor.connectionLost}.
+        """
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
+        super().connectionLost(reason)  # type: ignore[misc]
+        self.accepted.closed(self)
+
+
+class CountedTCPServer(Counted, tcp.Server):
+    """
+    Twisted's transport of an accepted TCP connection, counted.
+    """
+
+
+def countedTransport(transport: type[Counted], accepted: Accepted) -> Any:
+    """
+    @return: what a port calls to make the transport of a new connection (the
+        C{transport} attribute of L{twisted.internet.tcp.Port}, which is made
+        to be replaced).
+    """
+
+    def makeTransport(*arguments: Any) -> Counted:
+        made = transport(*arguments)
+        made.accepted = accepted
+        accepted.opened(made)
+        return made
+
+    return makeTransport

@@ -1,0 +1,54 @@
+"""
+What ends a process that does not end by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+
+from twisted.logger import Logger
+
+_log = Logger()
+
+
+def endIn(seconds: float, exitStatus: int) -> None:
+    """
+    End this process after some time, whatever it does then, with a last entry
+    in the log that says what held it: a thread that never returns, or
+    something that L{reactor.run} waits for before it does.
+
+    @param exitStatus: of the process, if it comes to that.
+    """
+    timer = threading.Timer(seconds, _end, [exitStatus])
+    timer.daemon = True
+    timer.name = "txtableflip watchdog"
+    timer.start()
+
+
+def _end(exitStatus: int) -> None:
+    try:
+        _log.critical(
+            "process {pid} should have ended by now, and is ended. What held it: {held}",
+            pid=os.getpid(),
+            held="; ".join(whatRuns()),
+        )
+    finally:
+        os._exit(exitStatus)
+
+
+def whatRuns() -> list[str]:
+    """
+    @return: what each thread that keeps this process alive is doing.
+    """
+    frames = sys._current_frames()  # noqa: SLF001 - the documented way to ask
+    found = []
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        if thread.daemon or frame is None:
+            continue
+        where = traceback.extract_stack(frame)[-1]
+        found.append(f"{thread.name} in {where.name} ({where.filename}:{where.lineno})")
+    return found
