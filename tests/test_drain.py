@@ -3,12 +3,24 @@ How a process leaves: not one request is cut, and nothing is open longer than it
 may be.
 """
 
+import importlib.util
+import os
+import signal
 import ssl
+import threading
+import time
+from collections import Counter
 from functools import partial
 
+import h2.config
+import h2.connection
+import h2.events
+import hyperframe.frame
 import pytest
-from httpclients import KINDS, Crowd
-from processes import APPS, freePort
+import wsproto
+import wsproto.events
+from httpclients import KINDS, Connection, Crowd, generationOf
+from processes import APPS, DEADLINE, connect, freePort, isAlive, until
 
 
 def secured(certificate, *protocols):
@@ -64,3 +76,312 @@ def test_not_one_request_is_cut_in_ten_upgrades(service, site):
         if "large" not in name:
             generations = {found for kind, found in crowd.answers if kind == name}
             assert len(generations) > 5, f"{name}: answered by {generations}"
+
+
+class Streams:
+    """
+    An HTTP/2 client that keeps twenty streams open, until it is told to open no
+    more: then it waits for those it has, and connects anew.
+
+    @ivar farewells: the last streams that the server has named in GOAWAY, by
+        connection.
+    """
+
+    OPEN = 20
+
+    def __init__(self, address, wrap):
+        self.address = address
+        self.generations = Counter()
+        self.farewells = []
+        self.failures = []
+        self._wrap = wrap
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._stop.set()
+        self._thread.join(DEADLINE)
+
+    def _run(self):
+        while not self._stop.is_set() and not self.failures:
+            try:
+                with connect(self.address, self._wrap) as sock:
+                    self._speak(sock)
+            except Exception as error:
+                self.failures.append(repr(error))
+
+    def _speak(self, sock):
+        assert sock.selected_alpn_protocol() == "h2"
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        connection.initiate_connection()
+        frames = Frames()
+        self._bodies = {}
+        while True:
+            while not (frames.lastStreams or self._stop.is_set()):
+                if len(self._bodies) == self.OPEN:
+                    break
+                self._open(connection)
+            sock.sendall(connection.data_to_send())
+            if not self._bodies:
+                break
+            data = sock.recv(65536)
+            assert data, f"the connection ended with {len(self._bodies)} streams open"
+            for event in connection.receive_data(frames.withoutGoAway(data)):
+                self._happen(connection, event)
+        if frames.lastStreams:
+            while data := sock.recv(65536):
+                frames.withoutGoAway(data)
+            self.farewells.append(frames.lastStreams)
+
+    def _open(self, connection):
+        stream = connection.get_next_available_stream_id()
+        headers = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "localhost"),
+            (":path", "/soon/h2"),
+        ]
+        connection.send_headers(stream, headers, end_stream=True)
+        self._bodies[stream] = b""
+
+    def _happen(self, connection, event):
+        if isinstance(event, h2.events.DataReceived):
+            self._bodies[event.stream_id] += event.data
+            size = event.flow_controlled_length
+            connection.acknowledge_received_data(size, event.stream_id)
+        elif isinstance(event, h2.events.StreamEnded):
+            body = self._bodies.pop(event.stream_id)
+            self.generations[generationOf(body, "h2")] += 1
+        else:
+            assert not isinstance(event, h2.events.StreamReset), event
+
+
+class Frames:
+    """
+    Takes the GOAWAY frames out of what an HTTP/2 server sends: the h2 library
+    believes after the first that nothing can follow.
+
+    @ivar lastStreams: what they have named as the last stream.
+    """
+
+    def __init__(self):
+        self.lastStreams = []
+        self._buffer = b""
+
+    def withoutGoAway(self, data):
+        self._buffer += data
+        others = b""
+        while len(self._buffer) >= 9:
+            frame, length = hyperframe.frame.Frame.parse_frame_header(self._buffer[:9])
+            if len(self._buffer) < 9 + length:
+                break
+            whole, self._buffer = self._buffer[: 9 + length], self._buffer[9 + length :]
+            if isinstance(frame, hyperframe.frame.GoAwayFrame):
+                frame.parse_body(memoryview(whole[9:]))
+                self.lastStreams.append(frame.last_stream_id)
+            else:
+                others += whole
+        return others
+
+
+def test_http2_streams_finish_over_ten_upgrades(service, site, certificate):
+    """
+    A client with twenty streams open is told in time to open no more, is told
+    which one was the last, has each of them answered, and then sees the end of
+    the connection, in each of ten upgrades.
+    """
+    address, _ = site()["TLS"]
+    with Streams(address, secured(certificate, "h2")) as client:
+        for generation in range(1, 12):
+            if generation > 1:
+                service.redeploy()
+            until(
+                lambda generation=generation: client.generations[generation] or client.failures,
+                f"an answer of generation {generation}",
+            )
+    assert client.failures == []
+    assert set(client.generations) == set(range(1, 12))
+    assert len(client.farewells) == 10
+    for first, last in client.farewells:
+        assert first == 2**31 - 1
+        assert last % 2 == 1
+        assert last < first
+
+
+class WebSocket:
+    """
+    A client of a WebSocket, as a browser is one.
+    """
+
+    def __init__(self, address, path, wrap=lambda sock: sock):
+        self.sock = connect(address, wrap)
+        self._connection = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
+        self._send(wsproto.events.Request(host="localhost", target=path))
+        assert isinstance(self.next(), wsproto.events.AcceptConnection)
+
+    def _send(self, event):
+        self.sock.sendall(self._connection.send(event))
+
+    def next(self):
+        """
+        Wait for the next thing to happen, and return it.
+        """
+        while True:
+            for event in self._connection.events():
+                return event
+            data = self.sock.recv(4096)
+            self._connection.receive_data(data or None)
+
+    def ask(self, text):
+        self._send(wsproto.events.TextMessage(text))
+        return self.next().data
+
+    def answerClose(self, event, mayReset):
+        self._send(event.response())
+        try:
+            assert self.sock.recv(100) == b""
+        except ConnectionResetError:
+            assert mayReset
+        self.sock.close()
+
+
+def webSockets(service, site, library):
+    """
+    Start a server of WebSockets, and return its addresses and its path.
+    """
+    if library == "twisted":
+        if importlib.util.find_spec("twisted.web.websocket") is None:
+            pytest.skip("this Twisted has no WebSocket")
+        return site("--drain-timeout", "4"), "/socket"
+    if importlib.util.find_spec("autobahn") is None:
+        pytest.skip("autobahn is not installed")
+    port = freePort()
+    service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
+    app = str(APPS / "autobahnsite.py")
+    service.twistd("tableflip", "--drain-timeout", "4", "--app", app)
+    return {"TCP": (("127.0.0.1", port), lambda sock: sock)}, "/"
+
+
+@pytest.mark.parametrize("library", ["twisted", "autobahn"])
+def test_websockets_are_closed_by_a_frame_that_says_why(service, site, library):
+    """
+    Each client of a WebSocket gets a close frame with the code 1001, over TCP as
+    over TLS, and the end of the stream behind it; not at the deadline.
+    """
+    addresses, path = webSockets(service, site, library)
+    addresses.pop("UNIX", None)
+    clients = [WebSocket(address, path, wrap) for address, wrap in addresses.values()]
+    clients += [WebSocket(*addresses["TCP"][:1], path) for _ in range(5)]
+    for client in clients:
+        assert client.ask("hello") == "hello"
+    old = service.pid
+    os.kill(old, signal.SIGHUP)
+    for client in clients:
+        event = client.next()
+        assert isinstance(event, wsproto.events.CloseConnection)
+        assert event.code == 1001
+        # autobahn aborts what both sides have closed, also where nobody drains.
+        client.answerClose(event, mayReset=library == "autobahn")
+    until(lambda: not isAlive(old), "the end of the old process")
+    assert f"{len(clients)} were told to, 0 were cut" in service.log
+
+
+def test_a_process_with_a_thread_that_never_returns_is_ended(service, site):
+    """
+    A thread of the application's that never ends does not keep the old process
+    beyond its deadline and one second more; its last words in the log say which
+    function it was that held it.
+    """
+    address, wrap = site("--drain-timeout", "2")["TCP"]
+    with Connection(address, wrap) as connection:
+        connection.send("GET", "/stuck")
+        connection.receive()
+    old = service.pid
+    os.kill(old, signal.SIGHUP)
+    service.waitFor("upgrade done")
+    began = time.monotonic()
+    until(lambda: not isAlive(old), "the end of the old process")
+    assert time.monotonic() - began < 2 + 1
+    assert f"process {old} should have ended by now" in service.log
+    assert "in wait (" in service.log.partition("What held it: ")[2]
+    assert service.pid != old
+
+
+def test_a_stop_lets_requests_finish_and_accepts_no_more(service, site):
+    """
+    SIGTERM closes the listening sockets, finishes the request that is under
+    way, and ends the process by that signal.
+    """
+    addresses = site()
+    address, wrap = addresses["TCP"]
+    with Connection(address, wrap) as connection:
+        connection.send("GET", "/late/last")
+        os.kill(service.pid, signal.SIGTERM)
+        service.waitFor("draining: 1 open connections")
+        with pytest.raises(ConnectionRefusedError):
+            connect(address)
+        assert not (service.directory / "site.sock").exists()
+        assert generationOf(connection.receive(), "last") == 1
+        assert connection.isLast
+    until(lambda: not service.processes(), "the end of the service")
+    assert "drained: 1 connections finished, 1 were told to, 0 were cut" in service.log
+    assert not service.pidFile.exists()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_stops_at_once(service, site, second):
+    """
+    A process that drains because of SIGTERM is ended by another one, or by
+    SIGINT, without waiting for its clients.
+    """
+    address, wrap = site("--drain-timeout", "1000")["TCP"]
+    with Connection(address, wrap) as connection:
+        connection.get("hello")
+        os.kill(service.pid, signal.SIGTERM)
+        service.waitFor("draining: 1 open connections")
+        os.kill(service.pid, second)
+        assert connection.sock.recv(1) == b""
+    until(lambda: not service.processes(), "the end of the service")
+
+
+def test_a_stop_during_an_upgrade_ends_the_child_and_drains(service, site):
+    """
+    SIGTERM while a child initialises ends the child, and finishes what is open
+    in the parent.
+    """
+    address, wrap = site()["TCP"]
+    with Connection(address, wrap) as connection:
+        connection.send("GET", "/late/last")
+        os.kill(service.pid, signal.SIGHUP)
+        service.childOf(1)
+        os.kill(service.pid, signal.SIGTERM)
+        assert generationOf(connection.receive(), "last") in (1, 2)
+    until(lambda: not service.processes(), "the end of the service")
+
+
+@pytest.mark.parametrize("cause", [signal.SIGHUP, signal.SIGTERM])
+def test_a_process_is_taken_apart_in_order(service, cause):
+    """
+    The last connection comes first, then its factory, then the application's
+    services, and last the application's shutdown triggers; after an upgrade as
+    on a stop.
+    """
+    port = freePort()
+    service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
+    old = service.twistd("tableflip", "--app", str(APPS / "leaving.py"))
+    events = service.directory / "events"
+    with connect(("127.0.0.1", port)) as sock:
+        sock.sendall(b"hello\n")
+        assert sock.recv(100) == b"hello\n"
+        os.kill(old, cause)
+        service.waitFor("draining: 1 open connections")
+        assert not events.exists()
+        sock.sendall(b"still there\n")
+        assert sock.recv(100) == b"still there\n"
+    until(lambda: not isAlive(old), "the end of the old process")
+    told = [line.removeprefix(f"{old} ") for line in events.read_text().splitlines()]
+    assert told == ["connectionLost", "stopFactory", "stopService", "shutdown trigger"]

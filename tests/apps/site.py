@@ -2,6 +2,7 @@
 A web site for the tests, with answers that take their time.
 
     /now/QUESTION    answered at once
+    /soon/QUESTION   answered after half a second
     /late/QUESTION   answered after three seconds
     /large           16 MiB
     /upload          answered with how much was sent, when all of it is there
@@ -37,11 +38,15 @@ class Now(Resource):
 class Late(Resource):
     isLeaf = True
 
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
     def render_GET(self, request):
         body = answer(request.postpath[0].decode())
         gone = request.notifyFinish()
         gone.addErrback(lambda failure: None)
-        waiting = deferLater(reactor, 3, request.write, body)
+        waiting = deferLater(reactor, self.seconds, request.write, body)
         waiting.addCallback(lambda ignored: request.finish())
         return NOT_DONE_YET
 
@@ -71,7 +76,8 @@ class Stuck(Resource):
 root = Resource()
 for name, resource in {
     b"now": Now(),
-    b"late": Late(),
+    b"soon": Late(0.5),
+    b"late": Late(3),
     b"large": Large(),
     b"upload": Upload(),
     b"stuck": Stuck(),

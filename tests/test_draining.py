@@ -1,0 +1,336 @@
+"""
+The rules by which connections are told to end, and ended, on a clock of the
+test's own.
+"""
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.components import registerAdapter
+from zope.interface import implementer
+
+from txtableflip._connections import Connections
+from txtableflip.drain import LAST_WORDS, PROGRESS, TICK, Drain, Outcome, findDrainable
+from txtableflip.interfaces import IDrainable, IDrainableFactory
+
+
+class Transport:
+    """
+    A connection without a socket, which keeps what it was told.
+    """
+
+    def __init__(self, accepted, protocol=None, stubborn=False):
+        self.protocol = protocol or Protocol()
+        self.done = []
+        self._accepted = accepted
+        self._stubborn = stubborn
+        accepted.opened(self)
+
+    def getPeer(self):
+        return IPv4Address("TCP", "127.0.0.1", 4711)
+
+    def unregisterProducer(self):
+        self.done.append("unregisterProducer")
+
+    def loseConnection(self):
+        self.done.append("loseConnection")
+        if not self._stubborn:
+            self._accepted.closed(self)
+
+    def abortConnection(self):
+        self.done.append("abortConnection")
+        self._accepted.closed(self)
+
+    def end(self):
+        self._accepted.closed(self)
+
+
+@implementer(IDrainable)
+class Drainable(Protocol):
+    """
+    A protocol that knows how it ends.
+    """
+
+    def __init__(self):
+        self.told = []
+        self.done = None
+
+    def drain(self, seconds):
+        self.told.append(seconds)
+        return self.done
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def connections():
+    return Connections()
+
+
+@pytest.fixture
+def events():
+    """
+    What the log is told during the test, as text.
+    """
+    heard = []
+
+    def hear(event):
+        if event.get("log_format"):
+            heard.append(event["log_format"].format(**event))
+
+    globalLogPublisher.addObserver(hear)
+    yield heard
+    globalLogPublisher.removeObserver(hear)
+
+
+def begin(clock, connections, timeout=10):
+    """
+    Begin to drain, and return a list for the outcome.
+    """
+    outcomes = []
+    Drain(clock, connections, timeout).run().addCallback(outcomes.append)
+    return outcomes
+
+
+def let(clock, seconds):
+    """
+    Let time pass in small steps.
+    """
+    for _ in range(round(seconds / TICK)):
+        clock.advance(TICK)
+
+
+def test_without_connections_a_drain_is_over_at_once(clock, connections):
+    """
+    Nothing is waited for that is not there.
+    """
+    outcomes = begin(clock, connections)
+    clock.advance(0)
+    assert outcomes == [Outcome(finished=0, told=0, cut=0)]
+
+
+def test_an_unknown_protocol_lives_until_it_closes(clock, connections):
+    """
+    A connection of which nothing is known is left alone, and the drain is over
+    when it has closed.
+    """
+    transport = Transport(connections.acceptedBy("here"))
+    outcomes = begin(clock, connections)
+    let(clock, 9)
+    assert transport.done == []
+    transport.end()
+    clock.advance(0)
+    assert outcomes == [Outcome(finished=1, told=0, cut=0)]
+
+
+def test_at_the_deadline_it_is_closed_and_then_aborted(clock, connections):
+    """
+    At the deadline, and not before, a connection is closed; one that is still
+    there a moment later is aborted.
+    """
+    polite = Transport(connections.acceptedBy("here"))
+    stubborn = Transport(connections.acceptedBy("there"), stubborn=True)
+    outcomes = begin(clock, connections)
+    clock.advance(9.9)
+    assert polite.done == stubborn.done == []
+    clock.advance(0.1)
+    assert polite.done == stubborn.done == ["unregisterProducer", "loseConnection"]
+    assert outcomes == []
+    clock.advance(LAST_WORDS)
+    assert stubborn.done[2:] == ["abortConnection"]
+    clock.advance(0)
+    assert outcomes == [Outcome(finished=0, told=0, cut=2)]
+
+
+def test_a_listener_may_have_a_deadline_of_its_own(clock, connections):
+    """
+    The connections of a listener with a time of its own are closed then, be it
+    earlier or later than the others.
+    """
+    early = Transport(connections.acceptedBy("early", drainTimeout=1))
+    usual = Transport(connections.acceptedBy("usual"))
+    late = Transport(connections.acceptedBy("late", drainTimeout=20))
+    outcomes = begin(clock, connections, timeout=10)
+    closed = []
+    for _ in range(200):
+        clock.advance(0.1)
+        for name, transport in (("early", early), ("usual", usual), ("late", late)):
+            if transport.done and name not in closed:
+                closed.append(name)
+                assert clock.seconds() == pytest.approx(
+                    {"early": 1, "usual": 10, "late": 20}[name], abs=TICK
+                )
+    clock.advance(0)
+    assert closed == ["early", "usual", "late"]
+    assert outcomes == [Outcome(finished=0, told=0, cut=3)]
+
+
+def test_what_comes_after_the_deadline_is_not_acted_upon(clock, connections):
+    """
+    A protocol whose connection is closed at the deadline receives nothing more,
+    because it could not answer.
+    """
+    received = []
+    protocol = Protocol()
+    protocol.dataReceived = received.append
+    Transport(connections.acceptedBy("here"), protocol, stubborn=True)
+    begin(clock, connections)
+    protocol.dataReceived(b"in time")
+    clock.advance(10)
+    protocol.dataReceived(b"too late")
+    assert received == [b"in time"]
+
+
+def test_a_protocol_is_told_once_how_long_it_has(clock, connections):
+    """
+    A protocol that can drain is told so, once, and not closed before its time.
+    """
+    protocol = Drainable()
+    transport = Transport(connections.acceptedBy("here"), protocol)
+    outcomes = begin(clock, connections)
+    let(clock, 5)
+    assert protocol.told == [10]
+    assert transport.done == []
+    transport.end()
+    clock.advance(0)
+    assert outcomes == [Outcome(finished=1, told=1, cut=0)]
+
+
+def test_a_protocol_that_becomes_another_is_told_again(clock, connections):
+    """
+    A connection that speaks another protocol from now on has that told, too.
+    """
+
+    class Other(Drainable):
+        pass
+
+    transport = Transport(connections.acceptedBy("here"), Drainable())
+    begin(clock, connections)
+    let(clock, 1)
+    transport.protocol = Other()
+    let(clock, 1)
+    assert len(transport.protocol.told) == 1
+
+
+def test_a_protocol_that_says_that_it_is_done_is_closed(clock, connections):
+    """
+    When the Deferred that a protocol has returned fires, its connection is
+    closed.
+    """
+    protocol = Drainable()
+    protocol.done = Deferred()
+    transport = Transport(connections.acceptedBy("here"), protocol)
+    outcomes = begin(clock, connections)
+    let(clock, 1)
+    assert transport.done == []
+    protocol.done.callback(None)
+    assert transport.done == ["unregisterProducer", "loseConnection"]
+    clock.advance(0)
+    assert outcomes == [Outcome(finished=1, told=1, cut=0)]
+
+
+@pytest.mark.parametrize("how", ["raises", "fails"])
+def test_a_protocol_that_cannot_drain_does_not_keep_the_others(clock, connections, events, how):
+    """
+    An error of one protocol is logged; its connection lives until its deadline,
+    and the others are told.
+    """
+
+    class Broken(Drainable):
+        def drain(self, seconds):
+            if how == "raises":
+                raise ValueError("broken")
+            return Deferred().addCallback(lambda ignored: 1 / 0)
+
+    broken = Broken()
+    accepted = connections.acceptedBy("here")
+    transport = Transport(accepted, broken)
+    other = Transport(accepted, Drainable())
+    outcomes = begin(clock, connections)
+    let(clock, 1)
+    assert other.protocol.told == [10]
+    other.end()
+    clock.advance(9)
+    assert transport.done == ["unregisterProducer", "loseConnection"]
+    clock.advance(0)
+    assert [outcome.cut for outcome in outcomes] == [1]
+    if how == "raises":
+        assert any(event.startswith("telling <") for event in events)
+
+
+def test_a_factory_may_answer_for_its_protocols():
+    """
+    A factory that provides IDrainableFactory is asked before anything else.
+    """
+    drainable = Drainable()
+
+    @implementer(IDrainableFactory)
+    class Knowing(Factory):
+        protocol = Protocol
+
+        def drainable(self, protocol):
+            assert isinstance(protocol, Protocol)
+            return drainable
+
+    transport = Transport(Connections().acceptedBy("here"), Knowing().buildProtocol(None))
+    assert findDrainable(transport) is drainable
+
+
+def test_an_adapter_may_be_registered_for_somebody_elses_protocol():
+    """
+    A class of which its author has not thought that it may drain is adapted.
+    """
+
+    class Foreign(Protocol):
+        pass
+
+    @implementer(IDrainable)
+    class Adapter:
+        def __init__(self, protocol):
+            self.protocol = protocol
+
+    registerAdapter(Adapter, Foreign, IDrainable)
+    protocol = Foreign()
+    found = findDrainable(Transport(Connections().acceptedBy("here"), protocol))
+    assert isinstance(found, Adapter)
+    assert found.protocol is protocol
+
+
+def test_a_wrapped_protocol_is_found():
+    """
+    A protocol inside others, as inside TLS, is told, and closed through the
+    outermost of those that wrap it.
+    """
+    inner = Drainable()
+    factory = WrappingFactory(Factory.forProtocol(lambda: inner))
+    wrapped = factory.buildProtocol(None)
+    assert isinstance(wrapped, ProtocolWrapper)
+    assert findDrainable(Transport(Connections().acceptedBy("here"), wrapped)) is inner
+
+
+def test_progress_is_told_every_few_seconds(clock, connections, events):
+    """
+    The log says how many connections are left on which listener, the oldest of
+    them, and how long there is; and in the end what became of them.
+    """
+    accepted = connections.acceptedBy("tcp 127.0.0.1:8080")
+    for _ in range(3):
+        Transport(accepted)
+    begin(clock, connections, timeout=30)
+    let(clock, PROGRESS - 1)
+    assert not [event for event in events if "left on" in event]
+    let(clock, 2)
+    (progress,) = [event for event in events if "left on" in event]
+    assert progress.startswith("draining: 3 connections left on tcp 127.0.0.1:8080")
+    assert "from IPv4Address(type='TCP', host='127.0.0.1', port=4711)" in progress
+    assert progress.endswith("they have 25 s")
+    let(clock, 30)
+    assert len([event for event in events if "left on" in event]) == 5
+    assert events[-1] == "drained: 0 connections finished, 0 were told to, 3 were cut"
