@@ -22,6 +22,7 @@ async def main(reactor, endpoint="tcp:8080"):
     root.putChild(b"", Data(b"Hello\n", "text/plain"))
     upgrader = Upgrader(reactor, pidFile="upgrader.pid")
     upgrader.redeployOn("HUP")
+    upgrader.stopOn("TERM")
     await upgrader.endpoint(endpoint).listen(Site(root))
     await upgrader.ready()  # from here on this process serves
     await upgrader.whenExiting()  # its successor does, or it was told to stop

@@ -195,7 +195,7 @@ def test_http2_streams_finish_over_ten_upgrades(service, site, certificate):
     which one was the last, has each of them answered, and then sees the end of
     the connection, in each of ten upgrades.
     """
-    address, _ = site()["TLS"]
+    address, _ = site("--drain-timeout", "8")["TLS"]
     with Streams(address, secured(certificate, "h2")) as client:
         for generation in range(1, 12):
             if generation > 1:

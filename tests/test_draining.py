@@ -23,6 +23,8 @@ class Transport:
     A connection without a socket, which keeps what it was told.
     """
 
+    connected = True
+
     def __init__(self, accepted, protocol=None, stubborn=False):
         self.protocol = protocol or Protocol()
         self.done = []

@@ -27,11 +27,11 @@ def test_the_program_in_the_readme_is_the_example():
 
 def test_the_readme_is_short_and_begins_with_what_to_type():
     """
-    The README has at most 150 lines, and the first command is among the first
+    The README has at most 170 lines, and the first command is among the first
     25.
     """
     lines = README.splitlines()
-    assert len(lines) <= 150
+    assert len(lines) <= 170
     assert any(line.startswith("```") for line in lines[:25])
 
 
@@ -49,6 +49,15 @@ def test_links_lead_somewhere(name):
         if heading:
             headings = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
             assert heading in [text.lower().replace(" ", "-") for text in headings], link
+
+
+@pytest.mark.parametrize("name", ["docs/how-it-works.md", "docs/operating.md"])
+def test_the_code_in_the_documents_runs(name):
+    """
+    Each piece of Python in the documents can be run as it stands.
+    """
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
+        exec(code, {})
 
 
 def test_the_tests_that_the_readme_names_are_in_the_files_that_it_names():

@@ -44,16 +44,17 @@ class Accepted:
         self.name = name
         self.drainTimeout = drainTimeout
         self._connections = connections
-        self._since: dict[Any, float] = {}
+        self._open: set[Any] = set()
+        self._second = 0
 
     def __len__(self) -> int:
-        return len(self._since)
+        return len(self._open)
 
     def __iter__(self) -> Iterator[Any]:
         """
-        @return: the transports, the oldest first.
+        @return: the transports.
         """
-        return iter(list(self._since))
+        return iter(list(self._open))
 
     @property
     def isClosing(self) -> bool:
@@ -62,23 +63,31 @@ class Accepted:
         """
         return self._connections.areClosing
 
-    def age(self, transport: Any) -> float:
-        """
-        @return: for how long a connection has been open, in seconds.
-        """
-        return time.monotonic() - self._since[transport]
-
     def opened(self, transport: Any) -> None:
         """
         A connection has been accepted.
         """
-        self._since[transport] = time.monotonic()
+        # In whole seconds, of which all in the same one share the object: what is
+        # kept for each connection is to be next to nothing.
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second = second
+        transport.since = self._second
+        self._open.add(transport)
+
+    def oldest(self) -> tuple[Any, int]:
+        """
+        @return: the connection that has been open for longest, and for how many
+            seconds.
+        """
+        transport = min(self._open, key=lambda each: each.since)
+        return transport, int(time.monotonic()) - transport.since
 
     def closed(self, transport: Any) -> None:
         """
         A connection is no more.
         """
-        del self._since[transport]
+        self._open.remove(transport)
         self._connections.closed(transport)
 
 
@@ -145,6 +154,7 @@ class Counted:
     """
 
     accepted: Accepted
+    since: int
     _lingering: Any = None
 
     def shareWithOthers(self) -> None:
@@ -213,10 +223,12 @@ def countedTransport(transport: type[Counted], accepted: Accepted) -> Any:
         C{transport} attribute of L{twisted.internet.tcp.Port}, which is made
         to be replaced).
     """
+    # A class, because one attribute more on each connection would cost it more
+    # memory than all that is counted here.
+    counted = type(transport.__name__, (transport,), {"accepted": accepted})
 
     def makeTransport(*arguments: Any) -> Counted:
-        made = transport(*arguments)
-        made.accepted = accepted
+        made: Counted = counted(*arguments)
         accepted.opened(made)
         return made
 

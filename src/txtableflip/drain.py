@@ -153,14 +153,14 @@ class Drain:
             return
         self._nextProgress = now + PROGRESS
         for accepted in self._connections.listeners:
-            oldest = next(iter(accepted), None)
-            if oldest is not None:
+            if len(accepted):
+                oldest, age = accepted.oldest()
                 self._log.info(
                     "draining: {count} connections left on {listener}, the oldest of "
-                    "{age:.0f} s from {peer}; they have {left:.0f} s",
+                    "{age} s from {peer}; they have {left:.0f} s",
                     count=len(accepted),
                     listener=accepted.name,
-                    age=accepted.age(oldest),
+                    age=age,
                     peer=oldest.getPeer(),
                     left=max(0.0, self._left(accepted)),
                 )
@@ -220,6 +220,8 @@ def _close(transport: Any) -> None:
     its own to send.  What is received from now on would not be answered, so the
     protocol must not act upon it.
     """
+    if not transport.connected:
+        return
     top, protocol = transport, transport.protocol
     while isinstance(protocol, ProtocolWrapper):
         top, protocol = protocol, protocol.wrappedProtocol

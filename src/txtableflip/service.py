@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from txtableflip import _twistd
 from txtableflip._logfile import shareTwistdLog
-from txtableflip._signals import StopHandler, redeploySignal
+from txtableflip._signals import redeploySignal
 from txtableflip.upgrader import Upgrader, checkTimeout, currentUpgrader
 
 DRAIN_TIMEOUT = 30.0
@@ -87,14 +87,12 @@ class UpgradeService(Service):
         self.upgrader.redeployOn(self.signal)
         self.upgrader.whenExiting().addCallback(self._leave)
         self.upgrader.reactor.callWhenRunning(self._announce)
-        self._stop: StopHandler | None = None
+        self._stop = self.upgrader.stopOn(STOP_SIGNAL)
 
     def _announce(self) -> None:
         """
         The reactor runs: say ready, as soon as everything listens.
         """
-        # Not earlier: the reactor has put its own handler in place by now.
-        self._stop = self.upgrader.stopOn(STOP_SIGNAL)
         shareTwistdLog()
         pidFile = _twistd.takePidFile()
         if pidFile is not None:
@@ -133,7 +131,7 @@ class UpgradeService(Service):
             self._stopReactor()
 
     def _stopReactor(self) -> None:
-        if self._stop is not None and self._stop.hasCome:
+        if self._stop.hasCome:
             # For the status by which whoever sent the signal knows its end.
             self._stop.again()
             return

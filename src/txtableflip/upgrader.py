@@ -225,8 +225,8 @@ class Upgrader:
         """
         Make a signal call L{stop}, the first time that it comes, so that what
         is open can be finished; the second time, it does what it did before.
-        Call this when the reactor runs, which has handlers of its own by then.
-        Where nobody handles the signal, it goes on to end the process.
+        That begins when the reactor runs, which has handlers of its own by then;
+        a signal that nobody has handled goes on to end the process.
 
         @param name: the signal's, with or without C{SIG}: C{"TERM"}.
         @return: what listens for the signal.
@@ -235,7 +235,7 @@ class Upgrader:
         handler = StopHandler(
             signalNumber(name), lambda: self._reactor.callFromThread(self.stop)
         )
-        handler.install()
+        self._reactor.callWhenRunning(handler.install)
         return handler
 
     def whenExiting(self) -> Deferred[None]:
