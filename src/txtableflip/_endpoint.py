@@ -65,6 +65,14 @@ class Listens:
         self._check()
         return self._settled.wait()
 
+    def pending(self) -> list[str]:
+        """
+        @return: the endpoints that have not been told to listen yet, and how
+            many others have not finished listening.
+        """
+        alive = [each() for each in self._expected if isinstance(each, weakref.ref)]
+        return [repr(endpoint) for endpoint in alive if endpoint is not None]
+
     def _done(self, expected: object) -> None:
         self._expected.discard(expected)
         self._check()

@@ -1,0 +1,242 @@
+"""
+However a program was started, its successor is started in the same way.
+
+The table of forms is that of docs/launching.md.  Each form runs with the
+default reactor; a daemon, C{twist} and a script run with each of the others,
+too: how a process is started again does not depend on the reactor otherwise.
+"""
+
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import zipapp
+from pathlib import Path
+
+import pytest
+from processes import (
+    APPS,
+    TWISTD,
+    Clients,
+    PidFileWatch,
+    ask,
+    connect,
+    freePort,
+    isAlive,
+    until,
+)
+
+LAUNCHED = APPS / "launched.py"
+PAGE = "the whole page\n" * 100
+
+
+def askWeb(address, question, wrap):
+    """
+    Ask a web server for the page of which the tests know every byte.
+    """
+    with connect(address, wrap) as sock:
+        sock.sendall(b"GET /page.txt HTTP/1.0\r\n\r\n")
+        answer = b""
+        while part := sock.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")), head
+    assert body.decode() == PAGE, f"{len(body)} bytes"
+    return "web", 0
+
+
+class Launch:
+    """
+    One way to start a program, with what it needs in place.
+    """
+
+    def __init__(self, service, port):
+        self.service = service
+        self.directory = service.directory
+        self.endpoint = f"tableflip:tcp:{port}:interface=127.0.0.1"
+        self.asking = ask
+        service.environment["ENDPOINTS"] = self.endpoint
+
+    def web(self):
+        (self.directory / "page.txt").write_text(PAGE)
+        self.asking = askWeb
+        return ["web", "--listen", self.endpoint, "--path", "."]
+
+    def tap(self):
+        """
+        Write an application that listens on our endpoint into a file, as the
+        services of old were kept.
+        """
+        shutil.copy(LAUNCHED, self.directory / "launched.py")
+        (self.directory / "late.py").write_text(
+            "import os\n"
+            "from twisted.application import service, strports\n"
+            "class Late(service.MultiService):\n"
+            "    def privilegedStartService(self):\n"
+            "        import launched\n"
+            "        made = strports.service(os.environ['ENDPOINTS'], launched.factory)\n"
+            "        made.setServiceParent(self)\n"
+            "        super().privilegedStartService()\n"
+        )
+        made = (
+            "from late import Late; from twisted.application import service;"
+            "application = service.Application('tap');"
+            "Late().setServiceParent(application);"
+            "service.IProcess(application);"
+            "from twisted.persisted.sob import IPersistable;"
+            "IPersistable(application).save(filename='app.tap')"
+        )
+        self.service.environment["PYTHONPATH"] = str(self.directory)
+        done = self.service.run(sys.executable, "-c", made)
+        assert done.returncode == 0, done.stderr
+        return ["-f", "app.tap"]
+
+    def copied(self, *names):
+        """
+        Copy the program to a place in our directory.
+        """
+        place = self.directory.joinpath(*names)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(LAUNCHED, place)
+        return place
+
+    def package(self):
+        self.copied("package", "__main__.py")
+        return [sys.executable, "-m", "package"]
+
+    def consoleScript(self):
+        """
+        Write what pip writes for an entry point.
+        """
+        self.copied("launched.py")
+        self.service.environment["PYTHONPATH"] = str(self.directory)
+        script = self.directory / "command"
+        script.write_text(
+            f"#!{sys.executable}\nimport sys, launched\nsys.exit(launched.main())\n"
+        )
+        script.chmod(0o755)
+        return ["./command"]
+
+    def zipapp(self):
+        self.copied("zipped", "launched.py")
+        archive = self.directory / "app.pyz"
+        zipapp.create_archive(
+            self.directory / "zipped", archive, interpreter=sys.executable, main="launched:main"
+        )
+        archive.chmod(archive.stat().st_mode | stat.S_IXUSR)
+        return ["./app.pyz"]
+
+
+TWIST = str(Path(TWISTD).parent / "twist")
+TEXT = "--log-format=text"
+TABLEFLIP = ["tableflip", "--app", str(LAUNCHED)]
+SCRIPT = [sys.executable, str(LAUNCHED)]
+
+# As in docs/launching.md: what is started, and how it is called there.
+DAEMONS = {
+    "twistd tableflip --app app.py": lambda launch: TABLEFLIP,
+    "twistd web --listen tableflip:tcp:8080": Launch.web,
+    "twistd --python app.tac": lambda launch: ["--python", str(LAUNCHED)],
+    "twistd --file app.tap": Launch.tap,
+}
+OTHERS = {
+    "twist tableflip --app app.py": lambda launch: [TWIST, TEXT, *TABLEFLIP],
+    "twist web --listen tableflip:tcp:8080": lambda launch: [TWIST, TEXT, *launch.web()],
+    "python -m twisted web --listen tableflip:tcp:8080": lambda launch: [
+        *(sys.executable, "-m", "twisted", TEXT),
+        *launch.web(),
+    ],
+    "python app.py": lambda launch: SCRIPT,
+    "python -X dev -W error::SyntaxWarning app.py": lambda launch: [
+        *(sys.executable, "-X", "dev", "-W", "error::SyntaxWarning"),
+        str(LAUNCHED),
+    ],
+    "python -m package": Launch.package,
+    "a console script": Launch.consoleScript,
+    "python app.pyz": lambda launch: [sys.executable, *launch.zipapp()],
+    "./app.pyz": Launch.zipapp,
+}
+REACTORS = ["poll", "select", "asyncio"]
+
+
+def upgradeTwice(service, launch, port, redeploy):
+    """
+    Have a running program replaced twice, under load, by visibly other code
+    where there is any, and see that no client notices.
+    """
+    with Clients(("127.0.0.1", port), 4, asking=launch.asking) as clients:
+        for generation in (2, 3):
+            service.release(f"name = '{generation}'")
+            redeploy(generation)
+            clients.waitForMore()
+    assert clients.failures == []
+    if launch.asking is ask:
+        assert clients.generations == {1, 2, 3}
+        assert clients.releases == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    ("form", "reactor"),
+    [(form, "default") for form in DAEMONS]
+    + [("twistd tableflip --app app.py", reactor) for reactor in REACTORS],
+)
+def test_a_daemon_is_replaced_twice(service, form, reactor):
+    """
+    No client of a daemon notices two upgrades, and the pid file always names a
+    process of it.
+    """
+    port = freePort()
+    launch = Launch(service, port)
+    service.twistd(f"--reactor={reactor}", *DAEMONS[form](launch))
+    with PidFileWatch(service) as watch:
+        upgradeTwice(service, launch, port, lambda generation: service.redeploy())
+    assert watch.mistakes == []
+    assert len(watch.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("form", "reactor"),
+    [(form, "default") for form in (*DAEMONS, *OTHERS)]
+    + [("twist tableflip --app app.py", reactor) for reactor in REACTORS]
+    + [("python app.py", reactor) for reactor in REACTORS],
+)
+def test_a_process_in_the_foreground_is_replaced_twice(service, form, reactor):
+    """
+    No client of a process in the foreground notices two upgrades; each process
+    is the child of the one before, and ends with status 0.
+    """
+    port = freePort()
+    launch = Launch(service, port)
+    if form in DAEMONS:
+        command = [TWISTD, "--nodaemon", *DAEMONS[form](launch)]
+    else:
+        command = OTHERS[form](launch)
+    if reactor != "default" and command[0] == TWIST:
+        command[1:1] = [f"--reactor={reactor}"]
+    elif reactor != "default":
+        service.environment["REACTOR"] = reactor
+    with (service.directory / "twistd.log").open("a") as log:
+        first = service.start(*command, stdout=log, stderr=subprocess.STDOUT)
+    service.waitFor("generation 1 serves")
+    serving = [first.pid]
+
+    def redeploy(generation):
+        os.kill(serving[-1], signal.SIGHUP)
+        serving.append(service.childOf(generation - 1))
+        until(lambda: not isAlive(serving[-2]), f"the end of {serving[-2]}:\n{service.log}")
+
+    upgradeTwice(service, launch, port, redeploy)
+    assert first.wait() == 0
+    assert service.processes() == [serving[-1]]
+
+
+def test_the_forms_in_the_documents_are_those_that_are_tested():
+    """
+    docs/launching.md names each of these forms, and no other.
+    """
+    document = Path(__file__).parent.parent / "docs" / "launching.md"
+    forms = re.findall(r"^\| (`[^`]+`|a console script) \|", document.read_text(), re.MULTILINE)
+    assert [form.strip("`") for form in forms] == [*DAEMONS, *OTHERS]
