@@ -161,7 +161,7 @@ def test_what_systemd_says_to_one_process_is_not_passed_on():
     """
     ours = dict.fromkeys(("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"), "1")
     ours |= {"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "5", "PWD": "/old"}
-    assert successorEnvironment(ours, "/new") == {
+    assert successorEnvironment(ours, Command("/bin/x", (), "/new")) == {
         "NOTIFY_SOCKET": "/run/n",
         "WATCHDOG_USEC": "5",
         "PWD": "/new",

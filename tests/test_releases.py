@@ -282,7 +282,6 @@ def test_a_systemd_socket_that_was_not_passed_is_a_clear_error(service):
     """
     service.environment["ENDPOINTS"] = "tableflip:systemd:domain=INET:name=nosuch"
     done = service.run(TWISTD, "-n", "tableflip", "--app", str(APPS / "answering.py"))
-    assert done.returncode != 0
     assert "systemd has passed no such socket" in done.stdout + done.stderr
 
 

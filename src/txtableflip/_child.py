@@ -154,7 +154,7 @@ class Child(ProcessProtocol):
                 self,
                 arguments[0],
                 arguments,
-                env=successorEnvironment(os.environ, command.directory),
+                env=successorEnvironment(os.environ, command),
                 childFDs={**standard, 2: "r", CHANNEL_DESCRIPTOR: channel.fileno()},
             )
         finally:

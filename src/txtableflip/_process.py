@@ -5,6 +5,7 @@ This process: everything that the rules of the L{lifecycle
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import inlineCallbacks
@@ -19,7 +20,7 @@ from txtableflip._lifecycle import Lifecycle
 from txtableflip._parent import Parent
 from txtableflip._pidfile import PidFile
 from txtableflip._ports import Ports
-from txtableflip._relaunch import successorCommand
+from txtableflip._relaunch import Command
 from txtableflip._sockets import foreignListeners
 from txtableflip.drain import Drain
 from txtableflip.fds import Fds
@@ -37,9 +38,15 @@ class Process:
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, parent: Parent | None, upgradeTimeout: float, pidFile: str | None
+        self,
+        reactor: Any,
+        parent: Parent | None,
+        upgradeTimeout: float,
+        pidFile: str | None,
+        command: Callable[[], Command],
     ) -> None:
         """
+        @param command: says how a child is to be started.
         @raise ChannelError: if a socket that the parent sent is not what its
             name says.
         """
@@ -49,6 +56,7 @@ class Process:
         self._reactor = reactor
         self._parent = parent
         self._upgradeTimeout = upgradeTimeout
+        self._command = command
         self.inventory = Inventory()
         self.connections = Connections()
         self._pidFile = PidFile(pidFile) if pidFile else None
@@ -163,7 +171,7 @@ class Process:
             pidFile=self._pidFile.path if self._pidFile is not None else None,
             entries=self.inventory.entries(),
         )
-        self._child.start(successorCommand(), manifest, self.inventory.descriptors())
+        self._child.start(self._command(), manifest, self.inventory.descriptors())
 
     def commitChild(self) -> None:
         if self._child is not None:

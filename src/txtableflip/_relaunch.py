@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import getopt
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from txtableflip._envfile import readEnvironment
 
 CHANNEL_VARIABLE = "TXTABLEFLIP_CHANNEL"
 """
@@ -37,11 +41,17 @@ class Command:
 
     @ivar directory: where it is to run, as a name and not as an inode, so that
         a symbolic link in it leads to the release of the day.
+    @ivar envFile: the path of a file with more of its environment, if there is
+        one.
     """
 
     executable: str
     arguments: tuple[str, ...]
     directory: str
+    envFile: str | None = None
+
+    def __str__(self) -> str:
+        return shlex.join([self.executable, *self.arguments])
 
 
 def recordDirectory(environment: Mapping[str, str]) -> str:
@@ -67,17 +77,26 @@ _ARGUMENTS = tuple(sys.orig_argv[1:])
 _TWISTD_ARGUMENTS = tuple(sys.argv[1:])
 
 
-def successorCommand() -> Command:
+def successorCommand(
+    replacement: Sequence[str] | None = None, envFile: str | None = None
+) -> Command:
     """
-    @return: the command that this process was started with, for a child that
-        is not to become a daemon.  The interpreter is named absolutely, since
-        it finds its virtual environment by that name.
+    @param replacement: the command that the user has given, if any.
+    @param envFile: the path of a file with more of the child's environment.
+    @return: that; or the command that this process was started with, for a
+        child that is not to become a daemon.  The interpreter is named
+        absolutely, since it finds its virtual environment by that name.
     """
+    if envFile is not None:
+        envFile = os.path.join(DIRECTORY, envFile)
+    if replacement:
+        program, *others = replacement
+        return Command(shutil.which(program) or program, tuple(others), DIRECTORY, envFile)
     arguments = _ARGUMENTS
     if _isTwistd(sys.argv[0]):
         own = len(arguments) - len(_TWISTD_ARGUMENTS)
         arguments = (*arguments[:own], *keepInForeground(_TWISTD_ARGUMENTS))
-    return Command(sys.executable, arguments, DIRECTORY)
+    return Command(sys.executable, arguments, DIRECTORY, envFile)
 
 
 def _isTwistd(program: str) -> bool:
@@ -137,13 +156,17 @@ def _isWhole(parse: Callable[[Sequence[str]], object], some: Sequence[str]) -> b
     return True
 
 
-def successorEnvironment(environment: Mapping[str, str], directory: str) -> dict[str, str]:
+def successorEnvironment(environment: Mapping[str, str], command: Command) -> dict[str, str]:
     """
     @return: the environment of a child: ours, without what is meant for this
-        process alone.
+        process alone, and what the command's file says now.
+    @raise OSError: if that file cannot be read.
+    @raise EnvironmentFileError: if it has a line that cannot be understood.
     """
     inherited = {name: value for name, value in environment.items() if name not in _SYSTEMD}
-    return {**inherited, "PWD": directory, CHANNEL_VARIABLE: str(CHANNEL_DESCRIPTOR)}
+    said = readEnvironment(command.envFile) if command.envFile is not None else {}
+    ours = {"PWD": command.directory, CHANNEL_VARIABLE: str(CHANNEL_DESCRIPTOR)}
+    return {**inherited, **said, **ours}
 
 
 _CHANGE_DIRECTORY = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"

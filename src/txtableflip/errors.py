@@ -23,6 +23,13 @@ class TableflipError(Exception):
     """
 
 
+class EnvironmentFileError(TableflipError, ValueError):
+    """
+    The file with the environment of the next version has a line that cannot be
+    understood: the message says which.
+    """
+
+
 class UpgradeError(TableflipError):
     """
     L{Upgrader.upgrade} did not end in a new process; this one serves on.

@@ -4,6 +4,8 @@ The command C{twistd tableflip}.
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from txtableflip._application import ApplicationError, findApplication
+from txtableflip._envfile import readEnvironment
 from txtableflip._signals import redeploySignal
 from txtableflip.errors import NotSupported
 from txtableflip.service import DRAIN_TIMEOUT, REDEPLOY_SIGNAL, UpgradeService
@@ -25,6 +28,13 @@ def _seconds(value: str) -> float:
     seconds = float(value)
     checkTimeout("a timeout", seconds)
     return seconds
+
+
+def _command(value: str) -> list[str]:
+    words = shlex.split(value)
+    if not words:
+        raise ValueError("a command names a program")
+    return words
 
 
 class Options(usage.Options):
@@ -58,6 +68,13 @@ class Options(usage.Options):
             _seconds,
         ),
         ("signal", "s", REDEPLOY_SIGNAL, "The signal that redeploys."),
+        (
+            "command",
+            None,
+            None,
+            "Start this as the next version, and not what this one was started as.",
+            _command,
+        ),
     )
     optFlags = (
         (
@@ -67,7 +84,19 @@ class Options(usage.Options):
         ),
     )
     upgrader: Upgrader | None = None
+    envFile: str | None = None
     makeApplication: Callable[[], object]
+
+    def opt_env_file(self, path: str) -> None:
+        """
+        Set the environment variables in this file (NAME=value), now and for each
+        next version.
+        """
+        try:
+            os.environ.update(readEnvironment(path))
+        except (OSError, ValueError) as error:
+            raise usage.UsageError(f"--env-file: {error}") from error
+        self.envFile = path
 
     def parseArgs(self, *arguments: str) -> None:
         """
@@ -111,7 +140,12 @@ class Options(usage.Options):
         from twisted.internet import reactor  # noqa: PLC0415 - twistd has chosen it
 
         try:
-            return Upgrader(reactor, self["upgrade-timeout"])
+            return Upgrader(
+                reactor,
+                self["upgrade-timeout"],
+                command=self["command"],
+                envFile=self.envFile,
+            )
         except NotSupported as error:
             _log.warn("there will be no upgrades: {error}", error=error)
             return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -23,6 +24,7 @@ from txtableflip._inventory import Changes
 from txtableflip._parent import findParent
 from txtableflip._process import Process
 from txtableflip._reactor import InheritingReactor
+from txtableflip._relaunch import successorCommand
 from txtableflip._signals import SignalHandler, StopHandler, redeploySignal, signalNumber
 from txtableflip.drain import openConnections
 from txtableflip.errors import NotSupported, PidFileError, UpgraderExists
@@ -59,6 +61,8 @@ class Upgrader:
         reactor: Any,
         upgradeTimeout: float = UPGRADE_TIMEOUT,
         pidFile: str | None = None,
+        command: Sequence[str] | None = None,
+        envFile: str | None = None,
     ) -> None:
         """
         If this process was started in an upgrade, wait for what the parent has
@@ -68,13 +72,22 @@ class Upgrader:
             seconds; then it is ended, and the upgrade has failed.
         @param pidFile: the path of a file that is to name the process that
             serves.
+        @param command: what to start as the next version, in the place of the
+            command by which this process was started.  It must not become a
+            daemon.
+        @param envFile: the path of a file with environment variables for the
+            next version, C{NAME=value} in each line, which is read when that
+            is started.
         @raise NotSupported: if the platform or the reactor cannot do it.
         @raise UpgraderExists: if this process has one.
-        @raise ValueError: if C{upgradeTimeout} is not positive.
+        @raise ValueError: if C{upgradeTimeout} is not positive, or C{command}
+            is empty.
         @raise ChannelError: if what the parent sent cannot be used.
         """
         global _current  # noqa: PLW0603 - there is one to a process
         checkTimeout("upgradeTimeout", upgradeTimeout)
+        if command is not None and not command:
+            raise ValueError("command must name a program")
         checkSupport(reactor)
         if _current is not None:
             raise UpgraderExists(
@@ -82,7 +95,10 @@ class Upgrader:
                 "endpoint string, or pass the one there is (txtableflip.currentUpgrader())"
             )
         parent = findParent()
-        self._process = Process(reactor, parent, upgradeTimeout, pidFile)
+        self._process = Process(
+            *(reactor, parent, upgradeTimeout, pidFile),
+            lambda: successorCommand(command, envFile),
+        )
         self._core = _lifecycle.Core(self._process)
         self._lifecycle = _lifecycle.begin(self._core, hasParent=parent is not None)
         self._reactor = reactor
