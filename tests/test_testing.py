@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.interfaces import IReactorProcess
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import Logger, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 from zope.interface.verify import verifyClass, verifyObject
@@ -26,6 +27,7 @@ from txtableflip import (
     UpgradeService,
 )
 from txtableflip.interfaces import IUpgrader
+from txtableflip.service import PATIENCE
 from txtableflip.testing import FakeUpgrader
 
 
@@ -300,3 +302,24 @@ def test_the_fake_leaves_the_process_alone(fake):
     """
     assert FakeUpgrader(fake.reactor) is not fake
     assert txtableflip.currentUpgrader() is None
+
+
+def test_an_endpoint_that_never_listens_is_named(monkeypatch):
+    """
+    A service that waits for an endpoint which nobody tells to listen says so
+    after a while; one that listens in time is not mentioned.
+    """
+    reactor = MemoryReactorClock()
+    fake = FakeUpgrader(reactor)
+    UpgradeService(fake).startService()
+    forgotten = fake.endpoint("tcp:8080")
+    fake.endpoint("tcp:8081").listen(Factory())
+    heard = []
+    monkeypatch.setattr(
+        UpgradeService, "_log", Logger(observer=lambda event: heard.append(formatEvent(event)))
+    )
+    reactor.run()
+    reactor.advance(PATIENCE - 1)
+    assert heard == []
+    reactor.advance(1)
+    assert heard == [f"not ready after 10.0 s: waiting for {forgotten!r} to listen"]

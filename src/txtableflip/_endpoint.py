@@ -67,8 +67,7 @@ class Listens:
 
     def pending(self) -> list[str]:
         """
-        @return: the endpoints that have not been told to listen yet, and how
-            many others have not finished listening.
+        @return: the endpoints that have not been told to listen yet.
         """
         alive = [each() for each in self._expected if isinstance(each, weakref.ref)]
         return [repr(endpoint) for endpoint in alive if endpoint is not None]

@@ -22,6 +22,8 @@ class IUpgrader(Interface):
     reactor: Any = Attribute("The reactor, but that what listens through it is inherited.")
     fds: Any = Attribute("What is handed over by name: L{txtableflip.fds.Fds}.")
     used: list[str] = Attribute("What a child would inherit, in words.")
+    pending: list[str] = Attribute("Which endpoints have not been told to listen.")
+    connections: dict[str, int] = Attribute("How many are open, by listener.")
     changes: Any = Attribute("How that differs from what the parent used.")
 
     def endpoint(description: str, drainTimeout: float | None = None) -> IStreamServerEndpoint:

@@ -5,6 +5,7 @@ itself when it is ready, and leaves by itself when it has been replaced.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -31,6 +32,12 @@ The signal that redeploys.
 STOP_SIGNAL = "TERM"
 """
 The signal that stops the service when it has finished what is open.
+"""
+
+PATIENCE = 10.0
+"""
+After how long to say what is waited for before this process is ready, in
+seconds.
 """
 
 EXIT_GRACE = 0.9
@@ -97,9 +104,22 @@ class UpgradeService(Service):
         pidFile = _twistd.takePidFile()
         if pidFile is not None:
             self.upgrader.usePidFile(pidFile)
+        reminder = self.upgrader.reactor.callLater(PATIENCE, self._remind)
         listening = self.upgrader.whenListening()
+        listening.addBoth(_cancelling(reminder))
         listening.addCallbacks(lambda ignored: self._sayReady(), self._notListening)
         listening.addErrback(lambda failure: self._log.failure("saying ready", failure))
+
+    def _remind(self) -> None:
+        """
+        An endpoint that is made and never listens would keep this process from
+        being ready for ever, and without a word.
+        """
+        self._log.warn(
+            "not ready after {seconds} s: waiting for {pending} to listen",
+            seconds=PATIENCE,
+            pending=", ".join(self.upgrader.pending) or "an endpoint",
+        )
 
     def _sayReady(self) -> None:
         if not self.upgrader.used:
@@ -138,6 +158,19 @@ class UpgradeService(Service):
         # Somebody else may have been faster.
         with suppress(ReactorNotRunning):
             self.upgrader.reactor.stop()
+
+
+def _cancelling(call: Any) -> Callable[[Any], Any]:
+    """
+    @return: a callback that cancels a delayed call, unless it is late.
+    """
+
+    def callback(result: Any) -> Any:
+        if call.active():
+            call.cancel()
+        return result
+
+    return callback
 
 
 def automaticUpgrader(reactor: Any) -> Upgrader:

@@ -137,6 +137,14 @@ class Upgrader:
         return self._process.inventory.names()
 
     @property
+    def pending(self) -> list[str]:
+        """
+        Which endpoints have been made and not been told to listen: L{whenListening}
+        waits for them.
+        """
+        return self._listens.pending()
+
+    @property
     def connections(self) -> dict[str, int]:
         """
         How many connections are open that inheritable listeners have accepted,
