@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 
 import pytest
-from processes import APPS, DEADLINE, TWISTD, ask, connect, freePort, isAlive, until
+from processes import APPS, DEADLINE, TWISTD, Clients, ask, connect, freePort, isAlive, until
 
 from txtableflip._logfile import SharedLogFile, appendOnly
 
@@ -400,3 +400,69 @@ def test_a_daemon_has_no_standard_output_to_log_to(service):
     done = service.run(TWISTD, "--logfile=-", *BY_COMMAND)
     assert done.returncode == 1
     assert done.stderr.strip() == "Daemons cannot log to stdout, exiting!"
+
+
+def test_no_line_is_lost_over_twenty_upgrades_and_rotations(service):
+    """
+    The log and the access log of a site lose and garble nothing while the log
+    is rotated by signal, by its size, and by somebody who moves it away, and the
+    service is upgraded twenty times under load.
+    """
+    port = freePort()
+    app = service.directory / "site.py"
+    app.write_text(
+        "from twisted.application import service, strports\n"
+        "from twisted.python.logfile import LogFile\n"
+        "from twisted.web.server import Site\n"
+        "from twisted.web.resource import Resource\n"
+        "class Page(Resource):\n"
+        "    isLeaf = True\n"
+        "    def render_GET(self, request):\n"
+        "        question = request.postpath[0].decode()\n"
+        "        log.info('asked {question} to the end', question=question)\n"
+        "        return f'{question} 1 {currentUpgrader().generation} 0 .'.encode()\n"
+        "from twisted.logger import Logger\n"
+        "from txtableflip import currentUpgrader\n"
+        "log = Logger('test')\n"
+        "application = service.Application('site')\n"
+        f"endpoint = 'tableflip:tcp:{port}:interface=127.0.0.1'\n"
+        "site = Site(Page(), logPath='access.log')\n"
+        "strports.service(endpoint, site).setServiceParent(application)\n"
+    )
+
+    def askSite(address, question, wrap):
+        with connect(address, wrap) as sock:
+            sock.sendall(f"GET /{question} HTTP/1.0\r\n\r\n".encode())
+            answer = b""
+            while part := sock.recv(4096):
+                answer += part
+        words = answer.partition(b"\r\n\r\n")[2].decode().split()
+        assert words[0] == question
+        assert words[-1] == "."
+        return words[1], int(words[2])
+
+    service.twistd("tableflip", "--app", "site.py")
+    log = service.directory / "twistd.log"
+    with Clients(("127.0.0.1", port), 4, asking=askSite) as clients:
+        for number in range(20):
+            clients.waitForMore()
+            if number % 3 == 1:
+                os.kill(service.pid, signal.SIGUSR1)
+            elif number % 3 == 2:
+                log.rename(service.directory / f"away.{number}")
+            service.redeploy()
+        clients.waitForMore()
+    os.kill(service.pid, signal.SIGTERM)
+    until(lambda: not service.processes(), "the end of the service")
+    assert clients.failures == []
+    texts = [path.read_text() for path in service.directory.glob("away.*")] + [service.log]
+    asked = re.findall(
+        r"^\S+ \[test#info\] asked (\S+) to the end$", "".join(texts), re.MULTILINE
+    )
+    assert len(asked) == len(set(asked)) == clients.total
+    access = "".join(path.read_text() for path in service.directory.glob("access.log*"))
+    lines = re.findall(
+        r'^"127.0.0.1" - - \[[^]]+\] "GET /(\S+) HTTP/1.0" 200 .*$', access, re.MULTILINE
+    )
+    assert sorted(lines) == sorted(asked)
+    assert len(access.splitlines()) == len(lines)

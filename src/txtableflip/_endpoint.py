@@ -26,17 +26,21 @@ class Listens:
     """
     Who is still to listen before this process can say that it is ready: every
     endpoint that has been made, until it has listened, or is forgotten by all.
+
+    @ivar descriptions: the strings of which endpoints have been made.
     """
 
     def __init__(self) -> None:
+        self.descriptions: list[str] = []
         self._expected: set[Any] = set()
         self._settled = Occasion()
         self._asked = False
 
-    def expect(self, endpoint: object) -> None:
+    def expect(self, endpoint: object, description: str) -> None:
         """
         An endpoint has been made.
         """
+        self.descriptions.append(description)
         self._expected.add(weakref.ref(endpoint, self._done))
 
     def watch(self, endpoint: object, listening: Deferred[Any]) -> Deferred[Any]:
@@ -105,7 +109,7 @@ class InheritableEndpoint:
             self._inner = ActivatedEndpoint(self._reactor, ports, description)
         else:
             self._inner = serverFromString(self._reactor, description)
-        listens.expect(self)
+        listens.expect(self, description)
 
     def __repr__(self) -> str:
         return f"<inheritable {self._description}>"

@@ -231,6 +231,16 @@ class Core:
             else:
                 result.errback(error)
 
+    def remember(self) -> None:
+        """
+        A redeploy has to wait.
+        """
+        self.wanted = True
+        self._log.info(
+            "upgrade: asked for, and remembered, until this process is ready, its parent "
+            "gone, and the upgrade over that may be running"
+        )
+
     def leave(self, error: Exception) -> None:
         """
         This process is not to serve (any longer).
@@ -347,7 +357,7 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
     # -- a redeploy that has to wait
 
     def remember(machine: Lifecycle, core: Core) -> None:
-        core.wanted = True
+        core.remember()
 
     for state in (initialising, besideParent, awaiting, newlyServing, upgrading, committing):
         state.upon(Lifecycle.redeploy).loop()(remember)

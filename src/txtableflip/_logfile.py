@@ -110,6 +110,23 @@ def shareTwistdLog() -> None:
             continue
 
 
+def shareAccessLog(factory: Any) -> None:
+    """
+    Let a successor write to the access log of a web site, too: Twisted's own
+    file for it would be overwritten, and rotated by each.
+
+    @param factory: what a port is for: a site, or what wraps one, or neither.
+    """
+    server: Any = sys.modules.get("twisted.web.server")
+    if server is None:
+        return
+    twisteds = server.Site._openLogFile  # noqa: SLF001 - "Override in subclasses", it says
+    while factory is not None:
+        if getattr(type(factory), "_openLogFile", None) is twisteds:
+            factory._openLogFile = SharedLogFile.fromFullPath  # noqa: SLF001 - as above
+        factory = getattr(factory, "wrappedFactory", None)
+
+
 def observer() -> ILogObserver:
     """
     The value of C{--logger}: make the log observer that twistd would have made

@@ -32,6 +32,7 @@ from txtableflip._connections import (
 from txtableflip._datagram import AdoptedMulticastPort, AdoptedUNIXDatagramPort, startOn
 from txtableflip._handover import Identity, Key
 from txtableflip._inventory import Held, Inventory
+from txtableflip._logfile import shareAccessLog
 from txtableflip._sockets import bindInternet, canonical
 from txtableflip._unixport import UNIXPort
 
@@ -192,6 +193,8 @@ class Ports:
         @param backlog: what the length of its queue is to be, if that matters.
         @param mode: what the permissions of its path are to be, if it has one.
         """
+
+        shareAccessLog(factory)
 
         def adopt(sock: socket.socket) -> Any:
             accepted = self._connections.acceptedBy(str(key))

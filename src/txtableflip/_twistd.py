@@ -5,6 +5,7 @@ The twistd around this process, if there is one.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.application.app import ApplicationRunner
@@ -22,6 +23,15 @@ def findRunner() -> Any:
             return runner
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def configuration() -> Mapping[str, Any]:
+    """
+    @return: twistd's options, or none.
+    """
+    runner = findRunner()
+    config: Mapping[str, Any] = runner.config if runner is not None else {}
+    return config
 
 
 def takePidFile() -> str | None:

@@ -22,6 +22,7 @@ class IUpgrader(Interface):
     reactor: Any = Attribute("The reactor, but that what listens through it is inherited.")
     fds: Any = Attribute("What is handed over by name: L{txtableflip.fds.Fds}.")
     used: list[str] = Attribute("What a child would inherit, in words.")
+    descriptions: list[str] = Attribute("The strings that endpoints were made of.")
     pending: list[str] = Attribute("Which endpoints have not been told to listen.")
     connections: dict[str, int] = Attribute("How many are open, by listener.")
     changes: Any = Attribute("How that differs from what the parent used.")
@@ -66,6 +67,14 @@ class IUpgrader(Interface):
     def redeploy() -> None:
         """
         Upgrade as soon as that may be.  The outcome is in the log.
+        """
+
+    def hold(name: str) -> None:
+        """
+        Have a signal wait until L{redeployOn} handles it.
+
+        @param name: the signal's, with or without C{SIG}: C{"HUP"}.
+        @raise ValueError: if there is none of that name.
         """
 
     def redeployOn(name: str) -> None:

@@ -5,6 +5,7 @@ itself when it is ready, and leaves by itself when it has been replaced.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,8 @@ from twisted.logger import Logger
 
 from txtableflip import _twistd
 from txtableflip._logfile import shareTwistdLog
-from txtableflip._signals import redeploySignal
+from txtableflip._obstacles import findObstacles
+from txtableflip.errors import PidFileError
 from txtableflip.upgrader import Upgrader, checkTimeout, currentUpgrader
 
 DRAIN_TIMEOUT = 30.0
@@ -75,7 +77,6 @@ class UpgradeService(Service):
             such signal.
         """
         checkTimeout("drainTimeout", drainTimeout)
-        redeploySignal(signal)
         if upgrader is None:
             # The reactor must not be chosen by an import.
             from twisted.internet import reactor  # noqa: PLC0415
@@ -85,6 +86,8 @@ class UpgradeService(Service):
         self.upgrader.service = self
         self.drainTimeout = drainTimeout
         self.signal = signal
+        # twistd writes its pid file long before this service is started.
+        self.upgrader.hold(signal)
 
     def startService(self) -> None:
         """
@@ -122,12 +125,24 @@ class UpgradeService(Service):
         )
 
     def _sayReady(self) -> None:
+        if not self.upgrader.hasParent:
+            self._warnOfObstacles()
         if not self.upgrader.used:
             self._log.warn(
                 "nothing that listens in this process can be inherited, so its next version "
                 "could not listen while it runs: put tableflip: before its endpoints"
             )
         self.upgrader.ready().addErrback(self._notServing)
+
+    def _warnOfObstacles(self) -> None:
+        config = _twistd.configuration()
+        found = findObstacles(config, self.upgrader.descriptions)
+        if found:
+            self._log.warn(
+                "upgrades will fail, because user {user} may not {obstacles}",
+                user=os.geteuid(),
+                obstacles=", nor ".join(found),
+            )
 
     def _notListening(self, failure: Any) -> None:
         """
@@ -140,6 +155,11 @@ class UpgradeService(Service):
         self.upgrader.refuse(failure.value)
 
     def _notServing(self, failure: Any) -> None:
+        if failure.check(PidFileError) and not self.upgrader.hasParent:
+            self._log.error(
+                "serving, and not to be upgraded: {reason}", reason=failure.getErrorMessage()
+            )
+            return
         self._log.critical("leaving: {reason}", reason=failure.getErrorMessage())
         self._stopReactor()
 
@@ -183,6 +203,7 @@ def automaticUpgrader(reactor: Any) -> Upgrader:
     upgrader = currentUpgrader()
     if upgrader is None:
         upgrader = Upgrader(reactor)
+        upgrader.hold(REDEPLOY_SIGNAL)
         reactor.callWhenRunning(_runUnattended, upgrader)
     return upgrader
 

@@ -17,6 +17,7 @@ from twisted.python.components import Componentized
 from txtableflip._application import ApplicationError, findApplication
 from txtableflip._envfile import readEnvironment
 from txtableflip._signals import redeploySignal
+from txtableflip._stale import removeStale
 from txtableflip.errors import NotSupported
 from txtableflip.service import DRAIN_TIMEOUT, REDEPLOY_SIGNAL, UpgradeService
 from txtableflip.upgrader import UPGRADE_TIMEOUT, Upgrader, checkTimeout
@@ -129,6 +130,8 @@ class Options(usage.Options):
                 # twistd says it on a standard output that a daemon does not have.
                 self.upgrader.refuse(error)
             raise usage.UsageError(str(error)) from error
+        if twistd.get("pidfile"):
+            removeStale(twistd["pidfile"])
         if not (twistd.get("logger") or twistd.get("syslog")):
             twistd["logger"] = "txtableflip._logfile.observer"
 

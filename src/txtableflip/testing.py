@@ -57,6 +57,12 @@ class FakeUpgrader(Upgrader):
         reactor: Any = self.reactor
         return InheritableEndpoint(reactor, reactor, self._listens, description)
 
+    def hold(self, name: str) -> None:
+        """
+        See L{Upgrader.hold}.  No signal is held.
+        """
+        redeploySignal(name)
+
     def redeployOn(self, name: str) -> None:
         """
         See L{Upgrader.redeployOn}.  No signal is handled: call L{redeploy}.

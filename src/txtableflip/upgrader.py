@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,6 +138,13 @@ class Upgrader:
         return self._process.inventory.names()
 
     @property
+    def descriptions(self) -> list[str]:
+        """
+        The strings of which inheritable endpoints have been made.
+        """
+        return self._listens.descriptions
+
+    @property
     def pending(self) -> list[str]:
         """
         Which endpoints have been made and not been told to listen: L{whenListening}
@@ -228,6 +236,16 @@ class Upgrader:
         outcome is in the log.
         """
         self._lifecycle.redeploy()
+
+    def hold(self, name: str) -> None:
+        """
+        Have a signal wait until L{redeployOn} handles it, for it would end this
+        process if it came before.
+
+        @param name: the signal's, with or without C{SIG}: C{"HUP"}.
+        @raise ValueError: if there is none of that name.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, [redeploySignal(name)])
 
     def redeployOn(self, name: str) -> None:
         """
