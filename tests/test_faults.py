@@ -215,6 +215,35 @@ def test_a_release_that_wants_a_port_of_somebody_else_fails(site):
     site.shouldBeServedBy(site.upgrade(), "good", 2)
 
 
+@pytest.mark.parametrize("how", ["is gone", "is no key"])
+def test_a_key_that_cannot_be_read_is_a_failed_upgrade(service, certificate, how):
+    """
+    A successor that cannot read the key of a TLS endpoint fails, with its
+    traceback in the log and in the failure; the old process serves on, and is
+    replaced when the key is there again.
+    """
+    key = service.directory / "key.pem"
+    shutil.copy(certificate, key)
+    port = freePort()
+    service.environment["ENDPOINTS"] = (
+        f"tableflip:ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={key}"
+    )
+    first = service.twistd("tableflip", "--app", str(APPS / "answering.py"))
+    good = key.read_text()
+    if how == "is gone":
+        key.unlink()
+    else:
+        key.write_text("nothing")
+    service.fail()
+    (failure,) = service.failures()
+    assert "Traceback" in failure
+    assert ("No such file or directory" if how == "is gone" else "Error") in failure
+    assert service.pid == first
+    assert isAlive(first)
+    key.write_text(good)
+    service.redeploy()
+
+
 def test_a_release_without_its_application_says_so_in_the_log(site):
     """
     When what C{--app} names is gone, which twistd says on a standard output

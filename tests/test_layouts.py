@@ -192,3 +192,20 @@ def test_a_launcher_that_changes_the_directory(service, port):
     link(current, "releases/2")
     service.redeploy()
     assert ask(("127.0.0.1", port)) == ("2", 2)
+
+
+def test_an_interpreter_that_is_gone_is_a_failed_upgrade(service, port):
+    """
+    Without its interpreter a successor cannot be started: the upgrade fails and
+    names it, and the old process serves on until there is one again.
+    """
+    named = service.directory / "venv"
+    environment(named, "one")
+    start(service, daemon(service, f"{named}/bin/python", TWISTD, app="deployed"))
+    (named / "bin").rename(service.directory / "bin")
+    service.fail()
+    assert f"No such file or directory: '{named}/bin/python'" in service.failures()[0]
+    assert ask(("127.0.0.1", port)) == ("one", 1)
+    (service.directory / "bin").rename(named / "bin")
+    service.redeploy()
+    assert ask(("127.0.0.1", port)) == ("one", 2)
