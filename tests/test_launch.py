@@ -1,7 +1,7 @@
 """
 However a program was started, its successor is started in the same way.
 
-The table of forms is that of docs/launching.md.  Each form runs with the
+The table of forms is that of the README.  Each form runs with the
 default reactor; a daemon, C{twist} and a script run with each of the others,
 too: how a process is started again does not depend on the reactor otherwise.
 """
@@ -135,7 +135,7 @@ TEXT = "--log-format=text"
 TABLEFLIP = ["tableflip", "--app", str(LAUNCHED)]
 SCRIPT = [sys.executable, str(LAUNCHED)]
 
-# As in docs/launching.md: what is started, and how it is called there.
+# As in the README: what is started, and how it is called there.
 DAEMONS = {
     "twistd tableflip --app app.py": lambda launch: TABLEFLIP,
     "twistd web --listen tableflip:tcp:8080": Launch.web,
@@ -233,10 +233,10 @@ def test_a_process_in_the_foreground_is_replaced_twice(service, form, reactor):
     assert service.processes() == [serving[-1]]
 
 
-def test_the_forms_in_the_documents_are_those_that_are_tested():
+def test_the_forms_in_the_readme_are_those_that_are_tested():
     """
-    docs/launching.md names each of these forms, and no other.
+    The README names each of these forms, and no other.
     """
-    document = Path(__file__).parent.parent / "docs" / "launching.md"
+    document = Path(__file__).parent.parent / "README.md"
     forms = re.findall(r"^\| (`[^`]+`|a console script) \|", document.read_text(), re.MULTILINE)
     assert [form.strip("`") for form in forms] == [*DAEMONS, *OTHERS]

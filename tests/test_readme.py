@@ -13,6 +13,7 @@ from txtableflip import _child, _parent, drain, service, upgrader
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = ["docs/how-it-works.md", "docs/launching.md", "docs/operating.md"]
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 
 
@@ -27,15 +28,17 @@ def test_the_program_in_the_readme_is_the_example():
 
 def test_the_readme_is_short_and_begins_with_what_to_type():
     """
-    The README has at most 170 lines, and the first command is among the first
+    The README has at most 190 lines, and the first command is among the first
     25.
     """
     lines = README.splitlines()
-    assert len(lines) <= 170
+    assert len(lines) <= 190
     assert any(line.startswith("```") for line in lines[:25])
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/operating.md", "docs/how-it-works.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/operating.md", "docs/how-it-works.md", "docs/launching.md"]
+)
 def test_links_lead_somewhere(name):
     """
     Links to other files of the project name files that there are, and headings
@@ -51,7 +54,7 @@ def test_links_lead_somewhere(name):
             assert heading in [text.lower().replace(" ", "-") for text in headings], link
 
 
-@pytest.mark.parametrize("name", ["docs/how-it-works.md", "docs/operating.md"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_code_in_the_documents_runs(name):
     """
     Each piece of Python in the documents can be run as it stands.
