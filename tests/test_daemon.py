@@ -133,6 +133,26 @@ def test_umask_directory_prefix_and_profile_go_from_generation_to_generation(ser
     assert (rundir / "profile").stat().st_size > 0
 
 
+def test_a_service_that_logs_to_syslog_is_replaced(service, address):
+    """
+    With C{--syslog} there is no log file, in any generation.
+    """
+    done = service.run(TWISTD, "--syslog", "--prefix=ours", *ANSWERING)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for generation in (1, 2, 3):
+        until(lambda generation=generation: answers(address, generation), "an answer")
+        if generation < 3:
+            os.kill(service.pid, signal.SIGHUP)
+    assert not (service.directory / "twistd.log").exists()
+
+
+def answers(address, generation):
+    try:
+        return ask(address) == ("1", generation)
+    except ConnectionRefusedError:
+        return False
+
+
 def test_the_name_of_the_process_is_no_obstacle(service):
     """
     An application that names its process (IProcess) is upgraded, under its

@@ -353,6 +353,36 @@ def test_a_second_signal_stops_at_once(service, site, second):
     until(lambda: not service.processes(), "the end of the service")
 
 
+def test_a_stop_is_no_news_to_a_process_that_drains(service, site):
+    """
+    After an upgrade, a first SIGTERM to the old process leaves it to drain; a
+    second one ends it.  The new process is not concerned.
+    """
+    address, wrap = site("--drain-timeout", "1000")["TCP"]
+    with Connection(address, wrap) as connection:
+        connection.get("hello")
+        old = service.pid
+        os.kill(old, signal.SIGHUP)
+        service.waitFor("draining: 1 open connections")
+        os.kill(old, signal.SIGTERM)
+        assert connection.get("again") == 1
+        assert connection.isLast
+    until(lambda: not isAlive(old), "the end of the old process")
+    with Connection(address, wrap) as connection:
+        assert connection.get("hello") == 2
+        young = service.pid
+        os.kill(young, signal.SIGHUP)
+        until(lambda: service.pid != young, "a third generation")
+        for count in (2, 3):
+            os.kill(young, signal.SIGTERM)
+            if count == 2:
+                service.waitFor("stopping because of SIGTERM", count)
+        assert connection.sock.recv(1) == b""
+        until(lambda: not isAlive(young), "the end of the second generation")
+    with Connection(address, wrap) as connection:
+        assert connection.get("hello") == 3
+
+
 def test_a_stop_during_an_upgrade_ends_the_child_and_drains(service, site):
     """
     SIGTERM while a child initialises ends the child, and finishes what is open

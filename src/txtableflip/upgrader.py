@@ -17,6 +17,7 @@ from twisted.internet.interfaces import (
     IReactorUNIX,
     IStreamServerEndpoint,
 )
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from txtableflip import _lifecycle
@@ -56,6 +57,8 @@ class Upgrader:
     @ivar reactor: the reactor, but that what listens through it is inherited:
         for C{TCPServer(..., reactor=upgrader.reactor)} and the like.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -274,11 +277,20 @@ class Upgrader:
         @return: what listens for the signal.
         @raise ValueError: if there is none of that name.
         """
+        number = signalNumber(name)
         handler = StopHandler(
-            signalNumber(name), lambda: self._reactor.callFromThread(self.stop)
+            number, lambda: self._reactor.callFromThread(self._stopBySignal, number)
         )
         self._reactor.callWhenRunning(handler.install)
         return handler
+
+    def _stopBySignal(self, number: int) -> None:
+        self._log.info(
+            "stopping because of {name}, when what is open has finished; at once if it comes "
+            "again",
+            name=signal.Signals(number).name,
+        )
+        self.stop()
 
     def whenExiting(self) -> Deferred[None]:
         """
