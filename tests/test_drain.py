@@ -5,6 +5,7 @@ may be.
 
 import importlib.util
 import os
+import select
 import signal
 import ssl
 import threading
@@ -420,3 +421,22 @@ def test_a_process_is_taken_apart_in_order(service, cause):
     until(lambda: not isAlive(old), "the end of the old process")
     told = [line.removeprefix(f"{old} ") for line in events.read_text().splitlines()]
     assert told == ["connectionLost", "stopFactory", "stopService", "shutdown trigger"]
+
+
+@pytest.mark.parametrize("transport", ["TCP", "UNIX"])
+def test_a_request_that_comes_too_late_meets_an_end_and_no_reset(service, site, transport):
+    """
+    A request that is sent when the server has just closed an idle connection at
+    its deadline is not answered, nor is the connection reset: the client reads
+    the end of the stream, after which it may ask again elsewhere.
+    """
+    address, wrap = site("--drain-timeout", "1")[transport]
+    with Connection(address, wrap) as connection:
+        assert connection.get("early") == 1
+        os.kill(service.pid, signal.SIGHUP)
+        ready, _, _ = select.select([connection.sock], [], [], DEADLINE)
+        assert ready
+        connection.send("GET", "/now/late")
+        assert connection.sock.recv(1) == b""
+    with Connection(address, wrap) as connection:
+        assert connection.get("elsewhere") == 2
