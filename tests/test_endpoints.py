@@ -54,6 +54,7 @@ from txtableflip._handover import Manifest
 from txtableflip._parent import Parent
 from txtableflip._process import Process
 from txtableflip._reactor import InheritingReactor
+from txtableflip._relaunch import successorCommand
 from txtableflip._unixport import PAUSE, UNIXPort
 from txtableflip.drain import LAST_WORDS, Outcome
 from txtableflip.endpoints import TableflipStringParser, unparse
@@ -140,7 +141,7 @@ class Generation:
             descriptors = [os.dup(fileno) for fileno in held.descriptors()]
             manifest = Manifest(self.number, DEADLINE, None, held.entries())
             left = Parent(None, manifest, None, descriptors)
-        self.process = Process(reactor, left, DEADLINE, None)
+        self.process = Process(reactor, left, DEADLINE, None, successorCommand)
         self.ports = self.process.ports
         self.reactor = InheritingReactor(reactor, self.ports)
         self.factory = AnsweringFactory(self.number)
