@@ -80,6 +80,30 @@ def test_not_one_request_is_cut_in_ten_upgrades(service, site):
             assert len(generations) > 5, f"{name}: answered by {generations}"
 
 
+def test_what_was_half_sent_is_answered(service, site):
+    """
+    A request whose first line had begun when the process was replaced is
+    answered by it, whole, and the connection closed behind the answer; so is a
+    HEAD request.
+    """
+    address, wrap = site()["TCP"]
+    with Connection(address, wrap) as half, Connection(address, wrap) as head:
+        half.sock.sendall(b"GET /now/ha")
+        assert head.get("first") == 1
+        os.kill(service.pid, signal.SIGHUP)
+        service.waitFor("draining: 2 open connections")
+        half.sock.sendall(b"lf HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert generationOf(half.receive(), "half") == 1
+        assert half.isLast
+        head.send("HEAD", "/now/second")
+        answer = b""
+        while part := head.sock.recv(4096):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"\r\nConnection: close\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
 class Streams:
     """
     An HTTP/2 client that keeps twenty streams open, until it is told to open no

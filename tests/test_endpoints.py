@@ -1294,6 +1294,10 @@ async def test_a_factory_is_stopped_after_its_last_connection(
     for client in clients:
         await inThread(converse, client)
     assert len(open_) == 3
+    (accepted,) = [each for each in open_.listeners if len(each)]
+    for described in accepted.describe():
+        assert described.listener == accepted.name
+        assert described.seconds < DEADLINE
     first.ports.park()
     first.process._child = SimpleNamespace(hasTakenOver=True)
     drained = first.process.drain(DEADLINE)

@@ -161,15 +161,15 @@ def test_a_virtual_environment_is_replaced(service, port, how):
 
 def test_a_relative_program_and_another_directory_to_run_in(service, port):
     """
-    Python was started by a relative path, and twistd then went to another
-    directory: the successor is found by the same path.
+    Python was started by a relative path, and twistd, under a name of its own,
+    then went to another directory: the successor is found by the same path.
     """
     deploy(service.directory / "here", "1")
     (service.directory / "there").mkdir()
-    (service.directory / "here" / "twistd").symlink_to(TWISTD)
+    (service.directory / "here" / "our-twistd").symlink_to(TWISTD)
     service.environment["RELEASE_FILE"] = str(service.directory / "here" / "release.py")
     rundir = f"--rundir={service.directory}/there"
-    start(service, f"cd here && exec {daemon(service, sys.executable, './twistd', rundir)}")
+    start(service, f"cd here && exec {daemon(service, sys.executable, './our-twistd', rundir)}")
     (service.directory / "here" / "release.py").write_text("name = '2'")
     service.redeploy()
     assert ask(("127.0.0.1", port)) == ("2", 2)

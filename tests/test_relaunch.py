@@ -154,6 +154,18 @@ def test_a_name_that_is_not_true_is_not_believed(tmp_path, monkeypatch, named):
     assert recordDirectory({} if named is None else {"PWD": named}) == str(tmp_path)
 
 
+def test_a_directory_that_has_been_removed_is_no_obstacle(tmp_path, monkeypatch):
+    """
+    A process that is started where there is no directory any more runs its
+    successor in the root.
+    """
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert recordDirectory({"PWD": str(gone)}) == "/"
+
+
 def test_what_systemd_says_to_one_process_is_not_passed_on():
     """
     The child gets our environment, its own directory and the channel's number,

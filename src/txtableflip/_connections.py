@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from twisted.internet import tcp
@@ -27,6 +27,20 @@ until its client has closed it, too, in seconds.
 """
 
 _DISCARDED = 65536
+
+
+class OpenConnection(NamedTuple):
+    """
+    One connection, for whoever looks at them.
+
+    @ivar listener: which one has accepted it, in words.
+    @ivar peer: the address of the client.
+    @ivar seconds: for how long it has been open.
+    """
+
+    listener: str
+    peer: Any
+    seconds: int
 
 
 class Accepted:
@@ -82,6 +96,16 @@ class Accepted:
         """
         transport = min(self._open, key=lambda each: each.since)
         return transport, int(time.monotonic()) - transport.since
+
+    def describe(self) -> list[OpenConnection]:
+        """
+        @return: the connections, for whoever looks at them.
+        """
+        now = int(time.monotonic())
+        return [
+            OpenConnection(self.name, transport.getPeer(), now - transport.since)
+            for transport in self._open
+        ]
 
     def closed(self, transport: Any) -> None:
         """

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from txtableflip._envfile import readEnvironment
+from txtableflip._twistd import findRunner
 
 CHANNEL_VARIABLE = "TXTABLEFLIP_CHANNEL"
 """
@@ -57,7 +58,8 @@ class Command:
 def recordDirectory(environment: Mapping[str, str]) -> str:
     """
     @return: the working directory by the name that the user's shell gave it
-        (C{PWD}), if that is true; else by its own.
+        (C{PWD}), if that is true; else by its own; the root directory if it has
+        been removed.
     """
     named = environment.get("PWD", "")
     try:
@@ -65,7 +67,10 @@ def recordDirectory(environment: Mapping[str, str]) -> str:
             return named
     except OSError:
         pass
-    return os.getcwd()
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return os.sep
 
 
 DIRECTORY = recordDirectory(os.environ)
@@ -93,14 +98,10 @@ def successorCommand(
         program, *others = replacement
         return Command(shutil.which(program) or program, tuple(others), DIRECTORY, envFile)
     arguments = _ARGUMENTS
-    if _isTwistd(sys.argv[0]):
-        own = len(arguments) - len(_TWISTD_ARGUMENTS)
+    own = len(arguments) - len(_TWISTD_ARGUMENTS)
+    if findRunner() is not None and arguments[own:] == _TWISTD_ARGUMENTS:
         arguments = (*arguments[:own], *keepInForeground(_TWISTD_ARGUMENTS))
     return Command(sys.executable, arguments, DIRECTORY, envFile)
-
-
-def _isTwistd(program: str) -> bool:
-    return os.path.basename(program) == "twistd"
 
 
 def keepInForeground(arguments: Sequence[str]) -> list[str]:

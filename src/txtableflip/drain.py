@@ -10,7 +10,6 @@ speaks, lives until it closes or its time is over.
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -182,17 +181,6 @@ class Drain:
             min([TICK, *times]), self._reactor, onTimeoutCancel=lambda result, after: None
         )
         return waiter
-
-
-def openConnections(connections: Connections) -> Counter[str]:
-    """
-    @return: how many connections are open, by listener.
-    """
-    counted: Counter[str] = Counter()
-    for accepted in connections.listeners:
-        if len(accepted):
-            counted[accepted.name] += len(accepted)
-    return counted
 
 
 def findDrainable(transport: Any) -> Any:

@@ -24,7 +24,7 @@ class IUpgrader(Interface):
     used: list[str] = Attribute("What a child would inherit, in words.")
     descriptions: list[str] = Attribute("The strings that endpoints were made of.")
     pending: list[str] = Attribute("Which endpoints have not been told to listen.")
-    connections: dict[str, int] = Attribute("How many are open, by listener.")
+    connections: list[Any] = Attribute("Those open, with listener, peer and seconds.")
     changes: Any = Attribute("How that differs from what the parent used.")
 
     def endpoint(description: str, drainTimeout: float | None = None) -> IStreamServerEndpoint:

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from txtableflip import _lifecycle
+from txtableflip._connections import OpenConnection
 from txtableflip._endpoint import InheritableEndpoint, Listens
 from txtableflip._inventory import Changes
 from txtableflip._parent import findParent
@@ -28,7 +29,6 @@ from txtableflip._process import Process
 from txtableflip._reactor import InheritingReactor
 from txtableflip._relaunch import successorCommand
 from txtableflip._signals import SignalHandler, StopHandler, redeploySignal, signalNumber
-from txtableflip.drain import openConnections
 from txtableflip.errors import NotSupported, PidFileError, UpgraderExists
 from txtableflip.fds import Fds
 from txtableflip.interfaces import IUpgrader
@@ -156,12 +156,12 @@ class Upgrader:
         return self._listens.pending()
 
     @property
-    def connections(self) -> dict[str, int]:
+    def connections(self) -> list[OpenConnection]:
         """
-        How many connections are open that inheritable listeners have accepted,
-        by listener.
+        The open connections that inheritable listeners have accepted.
         """
-        return dict(openConnections(self._process.connections))
+        listeners = self._process.connections.listeners
+        return [each for accepted in listeners for each in accepted.describe()]
 
     def endpoint(
         self, description: str, drainTimeout: float | None = None
