@@ -89,10 +89,17 @@ class Launch:
             "from twisted.persisted.sob import IPersistable;"
             "IPersistable(application).save(filename='app.tap')"
         )
-        self.service.environment["PYTHONPATH"] = str(self.directory)
+        self.importable()
         done = self.service.run(sys.executable, "-c", made)
         assert done.returncode == 0, done.stderr
         return ["-f", "app.tap"]
+
+    def importable(self):
+        """
+        Let modules in our directory be imported, besides those that can be.
+        """
+        before = os.environ.get("PYTHONPATH", "")
+        self.service.environment["PYTHONPATH"] = f"{self.directory}{os.pathsep}{before}"
 
     def copied(self, *names):
         """
@@ -112,7 +119,7 @@ class Launch:
         Write what pip writes for an entry point.
         """
         self.copied("launched.py")
-        self.service.environment["PYTHONPATH"] = str(self.directory)
+        self.importable()
         script = self.directory / "command"
         script.write_text(
             f"#!{sys.executable}\nimport sys, launched\nsys.exit(launched.main())\n"

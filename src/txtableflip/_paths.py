@@ -152,7 +152,12 @@ def lock(address: str) -> None:
     @raise CannotListenError: if a living process has it.
     """
     theLock = FilesystemLock(lockName(address))
-    if not theLock.lock():
+    try:
+        isOurs = theLock.lock()
+    except PermissionError:
+        # What the lock names is a living process, of another user's.
+        isOurs = False
+    if not isOurs:
         owner = os.readlink(lockName(address))
         raise CannotListenError(
             None, address, OSError(errno.EADDRINUSE, f"process {owner} holds {theLock.name}")
