@@ -240,6 +240,30 @@ def test_a_process_in_the_foreground_is_replaced_twice(service, form, reactor):
     assert service.processes() == [serving[-1]]
 
 
+def test_an_endpoint_that_is_made_late_is_inherited(service):
+    """
+    A program whose first endpoint is made when the reactor runs already is not
+    ready before it listens: its successor finds the socket, and no client
+    notices.
+    """
+    port = freePort()
+    launch = Launch(service, port)
+    with (service.directory / "twistd.log").open("a") as log:
+        script = str(APPS / "lateendpoint.py")
+        first = service.start(sys.executable, script, stdout=log, stderr=subprocess.STDOUT)
+    service.waitFor("generation 1 serves")
+    assert "not ready" not in service.log
+    with Clients(("127.0.0.1", port), 2, asking=launch.asking) as clients:
+        os.kill(first.pid, signal.SIGHUP)
+        service.childOf(1)
+        until(lambda: not isAlive(first.pid), "the end of the first")
+        clients.waitForMore()
+    assert clients.failures == []
+    assert clients.generations == {1, 2}
+    assert service.log.count("(inherited socket)") == 1
+    assert "nothing that listens in this process can be inherited" not in service.log
+
+
 def test_the_forms_in_the_readme_are_those_that_are_tested():
     """
     The README names each of these forms, and no other.

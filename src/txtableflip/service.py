@@ -204,7 +204,8 @@ def automaticUpgrader(reactor: Any) -> Upgrader:
     if upgrader is None:
         upgrader = Upgrader(reactor)
         upgrader.hold(REDEPLOY_SIGNAL)
-        reactor.callWhenRunning(_runUnattended, upgrader)
+        # In a turn of its own: if the reactor runs, the endpoint is still to be made.
+        reactor.callWhenRunning(reactor.callLater, 0, _runUnattended, upgrader)
     return upgrader
 
 
