@@ -458,6 +458,23 @@ def test_a_child_that_falls_silent_is_ended_at_its_deadline(site, step, phase):
     assert clients.releases == {"first", "good"}
 
 
+def test_a_child_that_is_told_to_leave_and_only_hangs_up_is_killed(site):
+    """
+    A child that was not ready in time, and on SIGTERM closes the channel and
+    nothing else, is killed, for it would keep the sockets.
+    """
+    first = site.start("--upgrade-timeout", "2", code=QUICK)
+    site.service.release(
+        f"{CHANNEL}import os, signal, time\n"
+        "hangUp = lambda *ignored: os.close(channel.transport.fileno())\n"
+        "signal.signal(signal.SIGTERM, hangUp)\n"
+        "while True: time.sleep(1)\n"
+    )
+    site.service.fail()
+    assert "was not ready after 2 seconds" in site.service.failures()[0]
+    site.shouldBeServedBy(first, "first", 1)
+
+
 def stateBecomes(pid, letter):
     """
     Wait until a process is in this state of proc(5).

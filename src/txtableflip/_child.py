@@ -104,6 +104,7 @@ class Child(ProcessProtocol):
         self._lastWords = _LastWords()
         self._noStderr: BinaryIO | None = None
         self._isLost = False
+        self._isKilled = False
         self._hasEnded = False
         self._isOver = False
         self._status: Any = None
@@ -241,7 +242,7 @@ class Child(ProcessProtocol):
                 pid=self.pid,
             )
             return
-        self._awaitExit(EXIT_GRACE)
+        self._awaitExit(EXIT_GRACE if self._ending is None else TERM_GRACE)
 
     # -- how it ends
 
@@ -275,10 +276,12 @@ class Child(ProcessProtocol):
             self._timer = self._reactor.callLater(
                 _REAP_INTERVAL, self._awaitExit, seconds - _REAP_INTERVAL
             )
-        elif self._status is None and self._ending is None:
+        elif self._status is not None or self._isKilled:
+            self._finish()
+        elif self._ending is None:
             self._end(ChildProtocolError, "closed the channel, and lived on")
         else:
-            self._finish()
+            self._kill(self._ending.error, self._ending.what)
 
     def _end(self, error: type[UpgradeFailed], what: str) -> None:
         """
@@ -300,7 +303,7 @@ class Child(ProcessProtocol):
         if self._ending is None:
             self._ending = _Ending(error, what, self.phase)
         self._signal("KILL")
-        self._isLost = True
+        self._isLost = self._isKilled = True
         self._awaitExit(EXIT_GRACE)
 
     def _signal(self, name: str) -> None:
