@@ -1,0 +1,31 @@
+"""
+For the tests of applications.
+
+L{FakeUpgrader} is for unit tests: an upgrade without a second process.
+
+L{Torture} is for the whole service: real processes, real clients, upgrades,
+releases that are broken, and kills.  It is also a command, C{python -m
+txtableflip.testing}, and a pytest fixture, C{torture}, for which a
+C{conftest.py} needs::
+
+    pytest_plugins = ["txtableflip.testing.fixtures"]
+"""
+
+from txtableflip.testing._clients import Exchange, Http, Question, WrongAnswer
+from txtableflip.testing._fake import FakeUpgrader
+from txtableflip.testing._report import Report
+from txtableflip.testing._service import TortureError
+from txtableflip.testing._torture import MISHAPS, Mishap, Torture
+
+__all__ = [
+    "MISHAPS",
+    "Exchange",
+    "FakeUpgrader",
+    "Http",
+    "Mishap",
+    "Question",
+    "Report",
+    "Torture",
+    "TortureError",
+    "WrongAnswer",
+]

@@ -1,0 +1,140 @@
+"""
+For the unit tests of applications: an upgrade without a second process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from txtableflip import _lifecycle
+from txtableflip._connections import Connections
+from txtableflip._endpoint import InheritableEndpoint, Listens
+from txtableflip._inventory import Inventory
+from txtableflip._ports import Ports
+from txtableflip._signals import StopHandler, redeploySignal, signalNumber
+from txtableflip.errors import ChildExited, UpgradeFailed
+from txtableflip.fds import Fds
+from txtableflip.upgrader import Upgrader
+
+
+class FakeUpgrader(Upgrader):
+    """
+    An L{Upgrader} with the real rules, so with the real errors, and nothing
+    behind them: the test plays the other process.  There may be many of it.
+
+    @ivar reactor: the one it was given, such as
+        L{twisted.internet.testing.MemoryReactorClock}: its endpoints listen there.
+    @ivar steps: what a real process would have done, by name, in order.
+    @ivar signals: the names of the signals that would redeploy.
+    """
+
+    def __init__(self, reactor: Any, *, hasParent: bool = False) -> None:
+        """
+        @param hasParent: whether this process was started in an upgrade.
+        """
+        self.reactor = reactor
+        self.hasParent = hasParent
+        self.generation = 2 if hasParent else 1
+        self.steps: list[str] = []
+        self.signals: list[str] = []
+        self.isShuttingDown = False
+        self.service = None
+        self._listens = Listens()
+        self._process: Any = _Recorder(reactor, self.steps)
+        self._core = _lifecycle.Core(self._process)
+        self._lifecycle = _lifecycle.begin(self._core, hasParent=hasParent)
+
+    def endpoint(
+        self, description: str, drainTimeout: float | None = None
+    ) -> IStreamServerEndpoint:
+        """
+        See L{Upgrader.endpoint}.  What it makes listens on the given reactor.
+        """
+        reactor: Any = self.reactor
+        return InheritableEndpoint(reactor, reactor, self._listens, description)
+
+    def hold(self, name: str) -> None:
+        """
+        See L{Upgrader.hold}.  No signal is held.
+        """
+        redeploySignal(name)
+
+    def redeployOn(self, name: str) -> None:
+        """
+        See L{Upgrader.redeployOn}.  No signal is handled: call L{redeploy}.
+        """
+        redeploySignal(name)
+        self.signals.append(name)
+
+    def stopOn(self, name: str) -> StopHandler:
+        """
+        See L{Upgrader.stopOn}.  No signal is handled: call L{stop}.
+        """
+        return StopHandler(signalNumber(name), self.stop)
+
+    def drain(self, timeout: float) -> Deferred[int]:
+        """
+        See L{Upgrader.drain}.  No connection is real, and none is cut.
+        """
+        return succeed(0)
+
+    def childTakesOver(self) -> None:
+        """
+        The child is ready, and then serves: the upgrade succeeds.
+        """
+        self._mustFollow("startChild")
+        self._lifecycle.childReady()
+        self._lifecycle.childServing()
+
+    def childFails(self, error: UpgradeFailed | None = None) -> None:
+        """
+        The child is gone: the upgrade fails; or L{stop}, which ended it, is done.
+
+        @param error: why; if nothing is said, it exited with status 1.
+        """
+        self._mustFollow("startChild", "endChild")
+        exited = ChildExited("exited with status 1", phase="initialise", exitStatus=1)
+        self._lifecycle.childFailed(error or exited)
+
+    def parentCommits(self) -> None:
+        """
+        The parent has stopped accepting: L{ready} fires.
+        """
+        self._mustFollow("sayReady")
+        self._lifecycle.parentCommitted()
+
+    def parentExits(self) -> None:
+        """
+        The parent has ended: L{whenParentExits} fires; L{ready}, too, if it waits.
+        """
+        self._lifecycle.parentExited()
+
+    def _mustFollow(self, *steps: str) -> None:
+        """
+        @raise RuntimeError: if none of these steps was the last: a real process
+            would not do now what the test has it do.
+        """
+        if not self.steps or self.steps[-1] not in steps:
+            raise RuntimeError(f"nobody waits for that: the steps so far were {self.steps}")
+
+
+class _Recorder:
+    """
+    Whatever it is told to do, it keeps the name of that, and does nothing.
+
+    @ivar fds: real: descriptors that a test adds by name can be found.
+    """
+
+    def __init__(self, reactor: Any, steps: list[str]) -> None:
+        self.connections = Connections()
+        self.inventory = Inventory()
+        ports = Ports(reactor, self.inventory, self.connections, accepting=True)
+        self.fds = Fds(reactor, self.inventory, ports, self.connections)
+        self._steps = steps
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: self._steps.append(name)

@@ -1,0 +1,315 @@
+"""
+A service under torture, as seen from outside: started, told to upgrade, ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+PRELOAD = Path(__file__).parent / "preload"
+HINT = "it has no tableflip: endpoint and no Upgrader, or its Python ignores $PYTHONPATH"
+MARK = "TXTABLEFLIP_TORTURE"
+INTERVAL = 0.01
+"""
+How often to look whether something has happened, in seconds.
+"""
+
+T = TypeVar("T")
+
+
+class TortureError(Exception):
+    """
+    The service did something that no service may do, such as not to start: the
+    message says what, and has the last lines that it has printed.
+    """
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    What is to go wrong in the service, once.
+
+    @ivar moment: when, by a name of L{moments
+        <txtableflip.testing.preload.txtableflip_moments>}.
+    @ivar victims: which processes get the signal: C{"old"}, C{"new"}.
+    @ivar signal: its number.
+    @ivar error: what the process at this moment raises instead.
+    """
+
+    moment: str
+    victims: tuple[str, ...] = ()
+    signal: int = signal.SIGKILL
+    error: str | None = None
+
+    def write(self, path: Path) -> None:
+        """
+        Leave it where the service looks for it, in one step.
+        """
+        described: dict[str, Any] = {"moment": self.moment}
+        if self.error is None:
+            described.update(victims=self.victims, signal=int(self.signal))
+        else:
+            described["error"] = self.error
+        written = path.with_suffix(".new")
+        written.write_text(json.dumps(described))
+        written.replace(path)
+
+
+@dataclass(frozen=True)
+class Event:
+    """
+    Something that a process of the service has said of itself.
+
+    @ivar what: a moment's name, C{serves}, C{upgrade done}, C{upgrade failed},
+        or C{fault}.
+    @ivar time: when, in seconds since the epoch.
+    @ivar accepts: whether the process accepts connections at this moment.
+    @ivar victims: the processes that a fault is done to.
+    """
+
+    what: str
+    pid: int
+    time: float
+    generation: int = 0
+    why: str = ""
+    moment: str = ""
+    accepts: bool | None = None
+    victims: tuple[int, ...] = ()
+
+
+class Service:
+    """
+    All processes of a service: they have a mark in their environment, by which
+    they are found, and ended.
+
+    @ivar directory: where it tells what happens; its output is there too.
+    @ivar served: which process has served as which generation, in order.
+    @ivar pid: the process that serves.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        redeploy: int = signal.SIGHUP,
+        patience: float = 90.0,
+    ) -> None:
+        """
+        @param redeploy: the signal for an upgrade.
+        @param patience: how long a start, or an upgrade with its drain, may
+            take, in seconds.
+        """
+        self._temporary = tempfile.TemporaryDirectory(prefix="txtableflip-torture-")
+        self.directory = Path(self._temporary.name)
+        self.command = list(command)
+        self.events: list[Event] = []
+        self.served: list[Event] = []
+        self.pid = 0
+        self._redeploy = redeploy
+        self._patience = patience
+        self._position = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """
+        Start it, and wait until it serves.
+
+        @raise TortureError: if it does not.
+        """
+        path = os.pathsep.join(filter(None, [str(PRELOAD), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, MARK: str(self.directory)}
+        before = len(self.served)
+        if self._process is not None:
+            # A zombie looks like a running service to who reads the pid file.
+            self._process.wait()
+        with (self.directory / "output").open("ab") as output:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - that is what we are for
+                    self.command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise TortureError(f"{self.command[0]} cannot be started: {error}") from error
+        started = self._process
+        self.until(lambda: len(self.served) > before or self._isOver(started), "a start")
+        if len(self.served) == before:
+            raise TortureError(self._withOutput("the service ended before it served"))
+
+    def _isOver(self, started: subprocess.Popen[bytes]) -> bool:
+        # What becomes a daemon ends, and ends well, before that serves.
+        return bool(started.poll()) or (started.returncode == 0 and not self.processes())
+
+    def fail(self, fault: Fault) -> None:
+        """
+        Have something go wrong at a moment that is still to come.
+        """
+        fault.write(self.directory / "fault")
+
+    def forgetFault(self) -> bool:
+        """
+        @return: whether what was to go wrong never did.
+        """
+        try:
+            (self.directory / "fault").unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def redeploy(self) -> None:
+        """
+        Tell the process that serves to upgrade.
+        """
+        self.read()
+        os.kill(self.pid, self._redeploy)
+
+    def upgrade(self) -> Event:
+        """
+        Upgrade, and wait until it is over: the old process has left, or has
+        said that the upgrade failed.
+
+        @return: C{serves} or C{upgrade failed}.
+        @raise TortureError: if neither happens.
+        """
+        self.read()
+        old, before = self.pid, len(self.events)
+        self.redeploy()
+
+        def outcome() -> Event | None:
+            for event in self.events[before:]:
+                if event.what == "upgrade failed" and event.pid == old:
+                    return event
+                if event.what == "serves" and event.pid != old and not isAlive(old):
+                    return event
+            return None
+
+        return self.until(outcome, f"the outcome of an upgrade of process {old}")
+
+    def until(self, condition: Callable[[], T | None], what: str) -> T:
+        """
+        Wait until a condition is true, and return its value.
+        """
+        end = time.monotonic() + self._patience
+        while True:
+            self.read()
+            value = condition()
+            if value:
+                return value
+            if time.monotonic() > end:
+                message = f"waited {self._patience:g} s in vain for {what}"
+                raise TortureError(self._withOutput(message))
+            time.sleep(INTERVAL)
+
+    def read(self) -> None:
+        """
+        Take in what the processes have said since.
+        """
+        try:
+            with (self.directory / "events").open("rb") as file:
+                file.seek(self._position)
+                lines = file.read().splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        for line in lines:
+            if line.endswith(b"\n"):
+                self._position += len(line)
+                self._heard(Event(**json.loads(line)))
+
+    def _heard(self, event: Event) -> None:
+        self.events.append(event)
+        if event.what in ("serves", "upgrade failed"):
+            self.pid = event.pid
+        if event.what == "serves":
+            self.served.append(event)
+
+    def processes(self) -> list[int]:
+        """
+        @return: the ids of all its living processes.
+        """
+        mark = f"{MARK}={self.directory}".encode()
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit() and isAlive(int(name)):
+                with suppress(OSError):
+                    environment = Path(f"/proc/{name}/environ").read_bytes()
+                    if mark in environment.split(b"\0"):
+                        found.append(int(name))
+        return sorted(found)
+
+    def output(self) -> str:
+        """
+        @return: what it has printed, which is its log if that goes there.
+        """
+        path = self.directory / "output"
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+    def _withOutput(self, message: str) -> str:
+        last = self.output().strip().splitlines()[-15:]
+        hint = "" if self.events else f" ({HINT})"
+        printed = "\n    ".join(["; its output ends with:", *last]) if last else ""
+        return f"{message}{hint}{printed}"
+
+    def stop(self) -> None:
+        """
+        End all its processes: politely, and those that are left after a while
+        for good.
+        """
+        for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, self._patience)):
+            end = time.monotonic() + seconds
+            signalled: set[int] = set()
+            while (pids := self.processes()) and time.monotonic() < end:
+                for pid in set(pids) - signalled:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
+                        os.kill(pid, signal.SIGCONT)
+                signalled.update(pids)
+                time.sleep(INTERVAL)
+        if self._process is not None:
+            self._process.wait()
+
+    def discard(self) -> None:
+        """
+        Remove its directory.
+        """
+        self._temporary.cleanup()
+
+
+def isAlive(pid: int) -> bool:
+    """
+    @return: whether a process runs: a zombie does not.
+    """
+    return stateOf(pid) not in "ZX"
+
+
+def stateOf(pid: int) -> str:
+    """
+    @return: the state of a process as a letter of proc(5).
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def freePort() -> int:
+    """
+    @return: a TCP port of the loopback interface on which nobody listens.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
