@@ -1,0 +1,114 @@
+"""
+The table of faults (torture/faults.py, docs/faults.md): here with SIGKILL; with
+SIGSTOP, which takes minutes, in C{make torture}.
+"""
+
+import importlib
+from pathlib import Path
+from typing import get_args
+
+import faults
+import pytest
+from faults import COLUMNS, KILL, MOMENTS, complaintsOf, document, expected, tryColumns
+
+from txtableflip import _handover
+from txtableflip.testing import _service
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"
+
+
+def momentsInTheCode(monkeypatch):
+    """
+    Return the module that runs inside the processes.
+    """
+    monkeypatch.syspath_prepend(str(_service.PRELOAD))
+    return importlib.import_module("txtableflip_moments")
+
+
+def test_every_moment_has_a_row_and_every_message_its_moments(monkeypatch):
+    """
+    The table has a row for each moment at which one process waits for, or
+    tells, the other: before and after each message, and at each arrival.
+    """
+    code = momentsInTheCode(monkeypatch)
+    messages = {message.__name__ for message in get_args(_handover.Message)}
+    assert messages == {*code.SAID_BY_OLD, *code.SAID_BY_NEW}
+    assert len(set(MOMENTS)) == len(MOMENTS)
+    assert set(MOMENTS) == set(code.moments())
+
+
+def test_the_document_is_what_is_expected():
+    """
+    docs/faults.md, which is written from results, has the cells that the rule
+    has.
+    """
+    found = {
+        column: {moment: (expected(moment, *column), []) for moment in MOMENTS}
+        for column in COLUMNS
+    }
+    assert DOCUMENT.read_text() == document(found)
+
+
+def test_whoever_is_killed_at_whichever_moment_it_is_known_who_serves():
+    """
+    Each moment, under load: one process is killed, or the other, or both. One
+    of them serves in the end if one is left that can, the pid file names it,
+    and it can be upgraded; no client fails whose connection was not with the
+    one that was killed; and never do two accept.
+    """
+    found = tryColumns([column for column in COLUMNS if column[0] == KILL])
+    assert complaintsOf(found) == []
+    assert all(list(column) == MOMENTS for column in found.values())
+
+
+MUTATIONS = {
+    "nobody commits": (
+        "Process.commitChild = lambda self: None",
+        "new hears Commit",
+        "waited",
+    ),
+    "nobody parks": (
+        "Process.park = lambda self: None",
+        "old drains",
+        "two processes accept",
+    ),
+    "nobody takes back": (
+        """
+original = Process.resume
+Process.resume = lambda self: None if self._child else original(self)
+""",
+        "new has said Ready",
+        "waited",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_table_fails_without(name):
+    """
+    Without the commit, without the parking, or without the un-parking, there
+    are cells in which something is wrong.
+    """
+    code, moment, complaint = MUTATIONS[name]
+    mutation = f"from txtableflip._process import Process\n{code}\n"
+    column = (KILL, ("new",))
+    assert complaintsOf(tryColumns([column], moments=[moment])) == []
+    found = tryColumns([column], moments=[moment], mutation=mutation, patience=6)
+    assert any(complaint in one for one in complaintsOf(found)), complaintsOf(found)
+
+
+def test_what_accepts_together_is_found():
+    """
+    The table itself can tell that two processes accept, also when one of them
+    is killed then.
+    """
+
+    def event(what, pid, accepts=None, victims=()):
+        return _service.Event(what, pid, 0.0, accepts=accepts, victims=victims)
+
+    one = event("old has said Commit", 1, accepts=True)
+    assert faults.acceptingTogether([one, event("fault", 1, victims=(1,))]) == []
+    both = [one, event("new says Serving", 2, accepts=True)]
+    assert faults.acceptingTogether(both) == [
+        "two processes accept when new says Serving: [1, 2]"
+    ]
