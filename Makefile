@@ -1,7 +1,7 @@
 # make demo     a web server is redeployed five times under load
 # make test     lint, types, and all tests with branch coverage
 # make lint     lint and types alone
-# make bench    how long an upgrade takes, beside a start from cold
+# make bench    all benchmarks, a few minutes; writes benchmarks/REPORT.md
 # make clean    remove what these have made
 #
 # Each makes .venv first, for which it needs Python 3.10 or newer and pip's
@@ -29,7 +29,7 @@ lint: .venv/tools
 	$(BIN)/mypy
 
 bench: .venv/package
-	$(BIN)/python benchmarks/redeploy.py
+	$(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache dist

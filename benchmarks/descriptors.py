@@ -11,22 +11,27 @@ is than with 4, for each descriptor, round by round.  Where Go and a checkout of
 tableflip are ($TABLEFLIP), its own benchmark is run beside it.
 """
 
-import argparse
 import os
-import platform
-import resource
+import select
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
-DEADLINE = 60.0
+from measuring import (
+    DEADLINE,
+    allowDescriptors,
+    commandLine,
+    endProperly,
+    show,
+    showHead,
+    waitForEnd,
+)
+
 COUNTS = (4, 400, 4000)
 SERVICE = """
 import os, sys
@@ -69,12 +74,14 @@ class Chain:
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVICE, str(count), str(self.path)], start_new_session=True
         )
-        self.pid = self.next()
+        self.pid = None
 
     def next(self):
         """
         Wait until a process serves, and return its id.
         """
+        if not select.select([self.told], [], [], DEADLINE)[0]:
+            sys.exit(f"no process served within {DEADLINE:g} s")
         return int(os.read(self.told, 100))
 
     def upgrade(self):
@@ -86,33 +93,19 @@ class Chain:
         os.kill(old, signal.SIGHUP)
         self.pid = self.next()
         seconds = time.perf_counter() - start
-        end = time.monotonic() + DEADLINE
-        while self.isRunning(old):
-            if time.monotonic() > end:
-                sys.exit(f"process {old} did not end within {DEADLINE:g} s")
-            time.sleep(0.005)
+        waitForEnd(old)
         return seconds
-
-    def isRunning(self, pid):
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        except (FileNotFoundError, ProcessLookupError):
-            return False
 
 
 @contextmanager
 def chain(directory, count):
     made = Chain(directory, count)
     try:
+        made.pid = made.next()
         yield made
     finally:
         os.killpg(made.process.pid, signal.SIGKILL)
         made.process.wait()
-
-
-def show(what, values, unit):
-    spread = f"{min(values):.2f} to {max(values):.2f}"
-    print(f"{what:44}{statistics.median(values):8.2f} {unit}  ({spread})")
 
 
 def showGo():
@@ -121,26 +114,25 @@ def showGo():
     """
     checkout = os.environ.get("TABLEFLIP")
     if checkout and shutil.which("go"):
+        sys.stdout.flush()  # or what has been printed may come after it
         subprocess.run(["go", "test", "-run=^$", "-bench=Upgrade"], cwd=checkout, check=True)
     else:
         print("tableflip's own benchmark: not run (needs go, and its checkout in $TABLEFLIP)")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
+    parser = commandLine(__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="upgrades of each")
     rounds = parser.parse_args().rounds
-    highest = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(highest, 20_000), highest))
+    endProperly()
+    allowDescriptors()
     taken = {count: [] for count in COUNTS}
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         chains = {n: stack.enter_context(chain(directory, n)) for n in COUNTS}
         for _ in range(rounds):
             for count in COUNTS:
                 taken[count].append(chains[count].upgrade() * 1000)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("txtableflip", "twisted"))
-    print(f"{rounds} rounds; Python {platform.python_version()}, {versions}")
-    print(f"{'':44}  median     (least to most)")
+    showHead(f"{rounds} rounds")
     for count in COUNTS:
         show(f"an upgrade with {count} descriptors", taken[count], "ms")
     for count in COUNTS[1:]:

@@ -1,7 +1,7 @@
 """
 How long an upgrade takes, beside a start of the same application from cold.
 
-    make bench                              # or: python benchmarks/redeploy.py
+    python benchmarks/redeploy.py
 
 A pair is one of each, in alternation: from starting a command to its first
 answer, and from SIGHUP to the first answer of the next generation.  The
@@ -10,32 +10,22 @@ and asks every two milliseconds.  What counts is the ratio: the seconds are this
 machine's.
 """
 
-import argparse
 import os
-import platform
 import re
 import signal
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
-from importlib.metadata import version
 from pathlib import Path
 
-DEADLINE = 60.0
+from measuring import DEADLINE, commandLine, endProperly, freePort, show, showHead
+
 BETWEEN_REQUESTS = 0.002
 WEB = Path(__file__).parent.parent / "examples" / "web.py"
 TWISTD = os.path.join(os.path.dirname(sys.executable), "twistd")
-
-
-def freePort():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def ask(port):
@@ -118,22 +108,16 @@ def measure(pairs, directory):
     return starts, upgrades
 
 
-def show(what, values, unit=""):
-    spread = f"{min(values):.2f} to {max(values):.2f}"
-    print(f"{what:42}{statistics.median(values):6.2f}{unit:2}  ({spread})")
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
+    parser = commandLine(__doc__)
     parser.add_argument("--pairs", type=int, default=15, help="how many of each")
-    options = parser.parse_args()
+    count = parser.parse_args().pairs
+    endProperly()
     with tempfile.TemporaryDirectory() as directory:
-        starts, upgrades = measure(options.pairs, directory)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("txtableflip", "twisted"))
-    print(f"{options.pairs} pairs; Python {platform.python_version()}, {versions}")
-    print(f"{'':42}median  (least to most)")
-    show("start from cold to first answer", starts, " s")
-    show("SIGHUP to first answer of the new process", upgrades, " s")
+        starts, upgrades = measure(count, directory)
+    showHead(f"{count} pairs")
+    show("start from cold to first answer", starts, "s")
+    show("SIGHUP to first answer of the new process", upgrades, "s")
     ratios = [upgrade / start for start, upgrade in zip(starts, upgrades, strict=True)]
     show("upgrade / start, pair by pair", ratios)
 

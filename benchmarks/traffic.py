@@ -1,27 +1,27 @@
 """
-What tableflip: costs the clients of a service: nothing that can be measured.
+What tableflip: costs the clients of a service, beside plain tcp:.
 
     python benchmarks/traffic.py
 
 One process listens on a plain endpoint and on one with tableflip:, and the same
 client asks at both in turn, round after round: on a connection per request, and
-over one that is kept.  What counts is the ratio of each pair.  For the memory of
-an idle connection, two processes are compared, with one endpoint each.
+over one that is kept.  What counts is the ratio of each pair: of the time that
+all requests of a round took, which is throughput upside down, and of what single
+requests took: their median, and what 99 of 100 did not exceed.  For the memory
+of an idle connection, two processes are compared, with one endpoint each.
 """
 
-import argparse
 import os
-import platform
 import re
-import resource
 import socket
 import statistics
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from pathlib import Path
+
+from measuring import allowDescriptors, commandLine, endProperly, show, showHead
 
 CONNECTIONS = 2000
 BACKLOG = 25
@@ -78,23 +78,55 @@ def receive(sock):
 
 
 def askAlone(port, count):
+    """
+    @return: the seconds that each request took, on a connection of its own.
+    """
+    taken = []
     for _ in range(count):
+        begin = time.perf_counter()
         with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.sendall(REQUEST % b"Connection: close\r\n")
             receive(sock)
+        taken.append(time.perf_counter() - begin)
+    return taken
 
 
 def askTogether(port, count):
+    """
+    @return: the seconds that each request took, all on one connection.
+    """
+    taken = []
     with socket.create_connection(("127.0.0.1", port)) as sock:
         for _ in range(count):
+            begin = time.perf_counter()
             sock.sendall(REQUEST % b"")
             receive(sock)
+            taken.append(time.perf_counter() - begin)
+    return taken
 
 
-def timed(ask, port, count):
-    begin = time.perf_counter()
-    ask(port, count)
-    return time.perf_counter() - begin
+def percentile99(values):
+    return statistics.quantiles(values, n=100)[98]
+
+
+SUMMARIES = (
+    ("time of all requests", sum),
+    ("median latency", statistics.median),
+    ("99th percentile of latency", percentile99),
+)
+
+
+def showRatios(what, ask, ports, options):
+    """
+    Ask at both ports in turn, and show how they compare.
+    """
+    rounds = []
+    for number in range(options.rounds):
+        turns = (0, 1) if number % 2 else (1, 0)
+        rounds.append({turn: ask(ports[turn], options.requests) for turn in turns})
+    for name, summary in SUMMARIES:
+        ratios = [summary(taken[1]) / summary(taken[0]) for taken in rounds]
+        show(f"{what}: {name}", ratios, digits=3)
 
 
 def memory(pid):
@@ -125,31 +157,20 @@ def perConnection(endpoint):
         return (memory(process.pid) - before) / CONNECTIONS
 
 
-def show(what, values, unit=""):
-    spread = f"{min(values):.3f} to {max(values):.3f}"
-    print(f"{what:50}{statistics.median(values):8.3f}{unit} ({spread})")
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
+    parser = commandLine(__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="pairs of each kind")
     parser.add_argument("--requests", type=int, default=1000, help="requests in a round")
     options = parser.parse_args()
-    _, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(highest, 20_000), highest))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("txtableflip", "twisted"))
-    print(f"{options.rounds} pairs; Python {platform.python_version()}, {versions}")
-    print(f"{'tableflip:tcp: / tcp:':50}  median  (least to most)")
+    endProperly()
+    allowDescriptors()
+    showHead(f"{options.rounds} pairs of {options.requests} requests", "tableflip:tcp: / tcp:")
     with server(PLAIN, OURS) as (_, ports):
         for what, ask in (("a connection per request", askAlone), ("keep-alive", askTogether)):
-            ratios = []
-            for number in range(options.rounds):
-                turns = (0, 1) if number % 2 else (1, 0)
-                taken = {turn: timed(ask, ports[turn], options.requests) for turn in turns}
-                ratios.append(taken[1] / taken[0])
-            show(f"time of {options.requests} requests, {what}", ratios)
-    ratios = [perConnection(OURS) / perConnection(PLAIN) for _ in range(5)]
-    show(f"memory of an idle connection, of {CONNECTIONS}", ratios)
+            showRatios(what, ask, ports, options)
+    pairs = min(options.rounds, 5)
+    ratios = [perConnection(OURS) / perConnection(PLAIN) for _ in range(pairs)]
+    show(f"memory of an idle connection, of {CONNECTIONS}", ratios, digits=3)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""
+What the benchmarks have in common: no benchmark itself.
+"""
+
+import argparse
+import platform
+import resource
+import signal
+import socket
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+DEADLINE = 60.0
+
+
+def commandLine(text):
+    """
+    @param text: the docstring of a benchmark, whose first sentence describes it.
+
+    @return: a parser of the benchmark's options.
+    """
+    return argparse.ArgumentParser(description=text.split("\n\n")[0].strip())
+
+
+def endProperly():
+    """
+    From now on SIGTERM is what Ctrl-C is: all that has been started is ended, too.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def allowDescriptors():
+    """
+    Allow us, and all that we start, more open files than is usual.
+    """
+    highest = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(highest, 20_000), highest))
+
+
+def freePort():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def isRunning(pid):
+    """
+    Say whether a process runs: a zombie does not.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def waitForEnd(pid):
+    """
+    Wait until a process does not run any more.
+    """
+    end = time.monotonic() + DEADLINE
+    while isRunning(pid):
+        if time.monotonic() > end:
+            sys.exit(f"process {pid} did not end within {DEADLINE:g} s")
+        time.sleep(0.005)
+
+
+def versions():
+    ours = ", ".join(f"{name} {version(name)}" for name in ("txtableflip", "twisted"))
+    return f"Python {platform.python_version()}, {ours}"
+
+
+def showHead(count, subject=""):
+    """
+    Print what was used, and the titles of the columns that L{show} prints.
+    """
+    print(f"{count}; {versions()}")
+    print(f"{subject:55}  median     (least to most)")
+
+
+def show(what, values, unit="", digits=2):
+    middle, least, most = (
+        f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values))
+    )
+    print(f"{what:55}{middle:>8} {unit:2}  ({least} to {most})")
