@@ -1,0 +1,192 @@
+"""
+One chain of upgrades under load, as long as one likes: what a process has at the
+end is what it had after the third.
+
+    python torture/endurance.py             # 1,000 upgrades
+
+Compared are descriptors, threads, environment, memory, zombies, the pid file, the
+files in the service's directory, and the lines that each upgrade adds to the log.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from txtableflip.testing import Exchange
+from txtableflip.testing._clients import Clients
+from txtableflip.testing._service import Service, freePort
+
+APP = Path(__file__).parent.parent / "tests" / "apps" / "answering.py"
+TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
+QUESTION = Exchange(b"stay\n", r"stay one \d+ \d+ \.\n")
+FIRST = 3
+"""
+After how many upgrades everything should be as it stays.
+"""
+
+MEMORY = 0.05
+"""
+By what part the memory may differ: it does from one start of Python to another.
+"""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """
+    What a generation has.
+
+    @ivar memory: in bytes.
+    @ivar zombies: children of it that nobody has waited for.
+    @ivar pidFile: whether it names this process.
+    @ivar logLines: how many its upgrade has added to the log.
+    """
+
+    descriptors: list
+    threads: int
+    environment: list
+    memory: int
+    zombies: int
+    pidFile: bool
+    files: list
+    logLines: int
+
+
+class Chain:
+    """
+    A daemon that is upgraded again and again.
+    """
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        self.port = freePort()
+        (self.directory / "release.py").write_text("name = 'one'\n")
+        self.service = Service(
+            [
+                *("env", "-C", directory, f"RELEASE_FILE={directory}/release.py"),
+                f"ENDPOINTS=tableflip:tcp:{self.port}:interface=127.0.0.1",
+                *(TWISTD, "tableflip", "--app", APP),
+            ]
+        )
+        self._lines = 0
+
+    def upgrade(self):
+        """
+        Upgrade once.
+
+        @return: what the new generation has.
+        """
+        outcome = self.service.upgrade()
+        if outcome.what != "serves":
+            sys.exit(f"an upgrade failed: {outcome.why}")
+        pid = outcome.pid
+        self.service.until(lambda: self.service.processes() == [pid], f"process {pid} alone")
+        proc = Path(f"/proc/{pid}")
+        status = (proc / "status").read_text()
+        lines = (self.directory / "twistd.log").read_text().count("\n")
+        before, self._lines = self._lines, lines
+        return Footprint(
+            self._descriptors(proc),
+            int(re.search(r"Threads:\s*(\d+)", status)[1]),
+            sorted((proc / "environ").read_text().split("\0")),
+            1024 * int(re.search(r"VmRSS:\s*(\d+)", status)[1]),
+            sum(isZombieOf(pid, name) for name in os.listdir("/proc")),
+            int((self.directory / "twistd.pid").read_text()) == pid,
+            sorted(os.listdir(self.directory)),
+            lines - before,
+        )
+
+    def _descriptors(self, proc):
+        """
+        Return the descriptors of a process, but for its connections.
+        """
+        found = []
+        for entry in (proc / "fd").iterdir():
+            with suppress(FileNotFoundError):
+                target = os.readlink(entry)
+                if not self._isConnection(target):
+                    found.append(re.sub(r"\d+", "N", target))
+        return sorted(found)
+
+    def _isConnection(self, target):
+        inode = re.fullmatch(r"socket:\[(\d+)\]", target)
+        if not inode:
+            return False
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[9] == inode[1]:
+                return fields[3] != "0A"
+        # A connection that has ended meanwhile is not in the table any more; a
+        # UNIX socket never was.
+        return inode[1] not in Path("/proc/net/unix").read_text()
+
+
+def isZombieOf(parent, name):
+    """
+    Say whether a process is a zombie, and a child of another.
+    """
+    try:
+        fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, NotADirectoryError):
+        return False
+    return fields[0] == "Z" and int(fields[1]) == parent
+
+
+def differences(first, last):
+    """
+    Return what differs between two generations, in words.
+    """
+    one, other = asdict(first), asdict(last)
+    if abs(last.memory / first.memory - 1) <= MEMORY:
+        other["memory"] = one["memory"]
+    return [f"{name}: {one[name]} became {other[name]}" for name in one if one[name] != other[name]]
+
+
+def endure(upgrades):
+    """
+    Go through a chain of upgrades under load.
+
+    @return: what differs at the end, and what clients saw.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        chain = Chain(directory)
+        clients = Clients(("127.0.0.1", chain.port), QUESTION, 1)
+        try:
+            chain.service.start()
+            with clients:
+                for number in range(1, upgrades + 1):
+                    last = chain.upgrade()
+                    if number == FIRST:
+                        first = last
+                    if number % 100 == 0:
+                        print(f"{number} upgrades, {len(clients.samples):,} requests", flush=True)
+        finally:
+            chain.service.stop()
+            chain.service.discard()
+    return differences(first, last), clients.samples, last.memory / first.memory
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
+    parser.add_argument("--upgrades", type=int, default=1000, help="more than 3")
+    options = parser.parse_args()
+    start = time.monotonic()
+    different, samples, memory = endure(options.upgrades)
+    failures = [sample.error for sample in samples if sample.error]
+    print(
+        f"{options.upgrades} upgrades in {time.monotonic() - start:.0f} s, {len(samples):,} "
+        f"requests, {len(failures)} failures; memory of the last generation / of the third: "
+        f"{memory:.3f}"
+    )
+    print("\n".join([*failures[:20], *different]) or "everything else is the same")
+    sys.exit(1 if failures or different else 0)
+
+
+if __name__ == "__main__":
+    main()
