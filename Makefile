@@ -2,6 +2,7 @@
 # make test     lint, types, and all tests with branch coverage
 # make lint     lint and types alone
 # make bench    all benchmarks, a few minutes; writes benchmarks/REPORT.md
+# make torture  what takes longer than the tests: upgrades by the thousand, every fault
 # make clean    remove what these have made
 #
 # Each makes .venv first, for which it needs Python 3.10 or newer and pip's
@@ -13,7 +14,7 @@ BIN = .venv/bin
 # A little less than is reached, so that a drop is noticed.
 COVERED = 92
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench torture clean
 
 demo: .venv/package
 	$(BIN)/python examples/demo.py
@@ -31,8 +32,16 @@ lint: .venv/tools
 bench: .venv/package
 	$(BIN)/python benchmarks/report.py
 
+# 50 upgrades of each of four programs, 1,000 in one chain, and every fault at every
+# moment: half an hour.
+torture: .venv/tools
+	$(BIN)/pip install --quiet --group torture
+	$(BIN)/python torture/programs.py
+	$(BIN)/python torture/faults.py
+	$(BIN)/python torture/endurance.py
+
 clean:
-	rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache dist
+	rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache dist torture-results
 
 # These two files say what .venv has been given; each is older than pyproject.toml
 # if that has changed since.

@@ -145,7 +145,9 @@ def differences(first, last):
     one, other = asdict(first), asdict(last)
     if abs(last.memory / first.memory - 1) <= MEMORY:
         other["memory"] = one["memory"]
-    return [f"{name}: {one[name]} became {other[name]}" for name in one if one[name] != other[name]]
+    return [
+        f"{name}: {one[name]} became {other[name]}" for name in one if one[name] != other[name]
+    ]
 
 
 def endure(upgrades):
@@ -165,7 +167,9 @@ def endure(upgrades):
                     if number == FIRST:
                         first = last
                     if number % 100 == 0:
-                        print(f"{number} upgrades, {len(clients.samples):,} requests", flush=True)
+                        print(
+                            f"{number} upgrades, {len(clients.samples):,} requests", flush=True
+                        )
         finally:
             chain.service.stop()
             chain.service.discard()

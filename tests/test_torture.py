@@ -1,0 +1,378 @@
+"""
+Services under torture: txtableflip.testing as users call it.
+"""
+
+import json
+import re
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import endurance
+import programs
+import pytest
+from processes import TWISTD
+
+from txtableflip.testing import MISHAPS, Exchange, Http, Report, Torture, TortureError
+from txtableflip.testing.__main__ import main, parse, questionOf
+from txtableflip.testing._clients import KINDS, Client, Sample
+from txtableflip.testing._report import Deployment
+from txtableflip.testing._service import Event, Service, freePort
+
+WEB = Path(__file__).parent.parent / "examples" / "web.py"
+LISTEN = "ENDPOINT=tcp:{port}:interface=127.0.0.1"
+COMMAND = ["env", LISTEN, TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--app", str(WEB)]
+IMPATIENT = [*COMMAND[:6], "--drain-timeout", "0.05", *COMMAND[6:]]
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(scope="module")
+def report():
+    """
+    What came of a short torture with each mishap in it.
+    """
+    return Torture(COMMAND, Http(expect="release 1"), upgrades=5 * len(MISHAPS)).run()
+
+
+def test_no_client_can_tell(report):
+    """
+    A web server survives upgrades, and each mishap, while clients of all kinds
+    ask it.
+    """
+    assert report.failures == []
+    assert report.upgrades == 5 * len(MISHAPS)
+    assert {one.kind for one in report.samples} == set(KINDS)
+    failed = [one for one in report.deployments if not one.succeeded]
+    assert [one.what for one in failed] == [mishap.name for mishap in MISHAPS]
+    reasons = ["exited with status 1", "ended by SIGKILL", "ended by SIGKILL"]
+    for deployment, reason in zip(failed, reasons, strict=True):
+        assert reason in str(deployment)
+
+
+def test_each_generation_has_a_row(report):
+    """
+    The report has the numbers of each generation and of each kind of clients,
+    which add up, as a table and as JSON.
+    """
+    generations = report.perGeneration()
+    assert [one["generation"] for one in generations] == list(range(1, report.upgrades + 2))
+    assert all(one["answers"] > 0 for one in generations)
+    total = len(report.samples)
+    assert sum(one["answers"] for one in generations) == total
+    assert sum(one["answers"] for one in report.perKind()) == total
+    lines = report.table().splitlines()
+    assert lines[0].split()[:4] == ["generation", "process", "upgrade", "answers"]
+    assert lines[-1] == f"15 upgrades, 3 that failed, {total:,} requests, 0 failures"
+    read = json.loads(report.json())
+    assert read["perGeneration"] == generations
+    assert len(read["samples"]) == total
+
+
+def test_the_picture_is_one(report, tmp_path):
+    """
+    The picture is written in the format that the name of the file says.
+    """
+    report.picture(str(tmp_path / "p.png"))
+    report.picture(str(tmp_path / "p.svg"))
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in (tmp_path / "p.svg").read_text()
+
+
+def test_the_command_reports_what_clients_saw(tmp_path, capsys):
+    """
+    The command prints the table, writes what it is asked to, and exits with 0.
+    """
+    files = ["--json", str(tmp_path / "r.json"), "--picture", str(tmp_path / "r.png")]
+    assert main(["--expect", "release 1", "--upgrades", "2", *files, "--", *COMMAND]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"^upgrade: generation 3, process \d+, serves after", printed, re.MULTILINE
+    )
+    assert printed.strip().endswith(" requests, 0 failures")
+    assert json.loads((tmp_path / "r.json").read_text())["upgrades"] == 2
+    assert (tmp_path / "r.png").exists()
+
+
+def test_a_service_that_cuts_connections_is_found_out(capsys):
+    """
+    A service whose drain timeout is too short for slow clients has failures, in
+    the table and in the exit status.
+    """
+    assert main(["--expect", "release 1", "--upgrades", "3", "--", *IMPATIENT]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"^ *slow +\d+ +[1-9]", printed, re.MULTILINE), printed
+    assert re.search(r"^ *\d+ +\w+(Error|Answer): ", printed, re.MULTILINE), printed
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (["nosuchprogram"], "nosuchprogram cannot be started"),
+        ([sys.executable, "-c", "print('I leave'); raise SystemExit(3)"], "I leave"),
+        ([sys.executable, "-c", "pass"], "it has no tableflip: endpoint"),
+        ([*COMMAND[:1], "ENDPOINT=tcp:0", *COMMAND[2:]], "not what is expected"),
+    ],
+)
+def test_what_cannot_be_tortured_is_told_so(command, reason, capsys):
+    """
+    A command that is no service ends the torture with status 2, and the reason.
+    """
+    assert main(["--", *command]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_an_answer_that_is_wrong_from_the_beginning_is_no_failure_of_upgrades(capsys):
+    """
+    If the first answer is not what was expected, there is nothing to torture.
+    """
+    assert main(["--expect", "release 2", "--", *COMMAND]) == 2
+    assert "'release 1, generation 1, process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--send", "x", "--", "y"], "--send needs --expect"),
+        (["--signal", "NONSENSE", "--", "y"], "--signal: "),
+        ([], "required: command"),
+    ],
+)
+def test_a_wrong_command_line_is_refused(arguments, reason, capsys):
+    """
+    What cannot be is said at once.
+    """
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert reason in capsys.readouterr().err
+
+
+def test_what_is_sent_may_have_escapes():
+    """
+    C{--send} and C{--expect} are a question in bytes and the whole answer.
+    """
+    question = questionOf(parse(["--send", r"a\r\n", "--expect", "b", "--", "x"]))
+    assert question == Exchange(b"a\r\n", "b")
+    assert questionOf(parse(["--get", "/x", "--", "x"])) == Http("/x", "")
+
+
+def test_there_must_be_something_to_do():
+    """
+    No upgrades, no clients, and no command are errors.
+    """
+    for command, options in ((["x"], {"upgrades": 0}), (["x"], {"clients": 0}), ([], {})):
+        with pytest.raises(ValueError, match="must"):
+            Torture(command, Http(), **options)
+
+
+def test_the_fixture_tortures_and_fails_the_test(pytester):
+    """
+    The fixture returns the report, and fails a test whose service a client can
+    tell.
+    """
+    pytester.makeconftest('pytest_plugins = ["txtableflip.testing.fixtures"]')
+    pytester.makepyfile(
+        f"""
+        from txtableflip.testing import Http
+
+        def test_good(torture):
+            assert torture({COMMAND!r}, Http(expect="release 1"), upgrades=1).upgrades == 1
+
+        def test_bad(torture):
+            torture({IMPATIENT!r}, Http(expect="release 1"), upgrades=3)
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*3 upgrades, 0 that failed, * requests, * failures*"])
+
+
+def test_a_service_that_is_a_daemon_is_tortured_and_ended(tmp_path):
+    """
+    A service may become a daemon: it is found, upgraded, and ended.
+    """
+    files = [f"--pidfile={tmp_path}/twistd.pid", f"--logfile={tmp_path}/twistd.log"]
+    command = [*COMMAND[:3], *files, *COMMAND[5:]]
+    torture = Torture(command, Http(expect="release 1"), upgrades=2)
+    assert torture.run().failures == []
+    assert torture.service.processes() == []
+    assert "generation 3 serves" in (tmp_path / "twistd.log").read_text()
+
+
+def test_a_service_that_never_answers_the_signal_is_an_error():
+    """
+    A service that does not upgrade when it is told to is named, and ended.
+    """
+    service = Service([word.replace("{port}", str(freePort())) for word in COMMAND], patience=3)
+    try:
+        service.start()
+        service._redeploy = signal.SIGCONT
+        with pytest.raises(TortureError, match="waited 3 s in vain for the outcome of an upg"):
+            service.upgrade()
+    finally:
+        service.stop()
+        service.discard()
+    assert service.processes() == []
+
+
+# -- the clients
+
+
+class Server:
+    """
+    A server that sends the same to everybody who has sent a line.
+    """
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.address = self.socket.getsockname()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self.socket.close()
+
+    def _run(self):
+        while True:
+            try:
+                client, _ = self.socket.accept()
+            except OSError:
+                return
+            with client, client.makefile("rb") as stream:
+                while stream.readline().strip():
+                    pass
+                client.sendall(self.answer)
+
+
+def samplesOf(answer, question=None, kind="alone"):
+    """
+    Have one client ask a server that sends this, and return what it saw.
+    """
+    samples = []
+    with Server(answer) as server:
+        KINDS[kind](Client(server.address, question or Http(expect="good"), samples.append))
+    return samples
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_answer_is_one(kind):
+    """
+    A right answer is one for each kind of clients.
+    """
+    good = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\ngood"
+    (sample,) = samplesOf(good, kind=kind)
+    assert (sample.kind, sample.error) == (kind, "")
+    assert sample.took >= 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"", "RemoteDisconnected"),
+        (b"nonsense\r\n\r\n", "BadStatusLine"),
+        (b"HTTP/1.1 503 Go\r\nContent-Length: 4\r\n\r\naway", "status 503"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ngood", "IncompleteRead"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad", "not what was expected"),
+    ],
+)
+def test_anything_else_is_a_failure(answer, error):
+    """
+    No answer, nonsense, another status, a part of an answer, and another answer
+    are failures.
+    """
+    (sample,) = samplesOf(answer)
+    assert error in sample.error
+
+
+def test_an_exchange_ends_with_the_whole_answer():
+    """
+    What does not look like the whole answer in the end is none.
+    """
+    assert samplesOf(b"pong", Exchange(b"\n", "pong"))[0].error == ""
+    assert "closed after 'pon'" in samplesOf(b"pon", Exchange(b"\n", "pong"))[0].error
+
+
+def test_a_refused_connection_is_a_failure():
+    """
+    Where nobody listens the client says so.
+    """
+    samples = []
+    Client(("127.0.0.1", freePort()), Http(), samples.append).alone()
+    assert "refused" in samples[0].error
+
+
+# -- the report
+
+
+def test_a_sample_belongs_to_who_accepted_its_connection():
+    """
+    A connection belongs to the generation that served when it was made, though
+    the answer came later; and what failed is counted there.
+    """
+    deployments = (
+        Deployment("start", Event("serves", 10, 100.0, generation=1)),
+        Deployment("upgrade", Event("serves", 11, 200.0, generation=2), 199.0),
+    )
+    samples = (
+        Sample("kept", 150.0, 250.0, 0.001),
+        Sample("alone", 200.5, 200.5, 0.002),
+        Sample("alone", 201.0, 201.0, 0.0, "reset"),
+    )
+    first, second = Report(samples, deployments).perGeneration()
+    assert (first["answers"], first["failures"], first["upgrade"]) == (1, 0, None)
+    assert (second["answers"], second["failures"], second["upgrade"]) == (1, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("what", "outcome"), [("upgrade", "upgrade failed"), (MISHAPS[0].name, "serves")]
+)
+def test_an_outcome_that_was_not_to_be_is_a_failure(what, outcome):
+    """
+    An upgrade that fails is a failure, and so is a mishap that does not keep
+    the new process from serving.
+    """
+    start = Deployment("start", Event("serves", 10, 100.0, generation=1))
+    other = Deployment(what, Event(outcome, 10, 101.0, why="it rained"), 100.5)
+    (failure,) = Report((), (start, other)).failures
+    assert failure.startswith(what)
+    assert "UNEXPECTED" in failure
+
+
+# -- what `make torture` runs, shortened
+
+
+def test_the_footprint_stays_the_same():
+    """
+    After some upgrades under load a process has what it had after the third.
+    """
+    different, samples, _ = endurance.endure(6)
+    assert different == []
+    assert [sample.error for sample in samples if sample.error] == []
+
+
+def test_a_footprint_that_grows_is_found_out():
+    """
+    Each thing that differs is named; a little more memory is none.
+    """
+    first = endurance.Footprint(["pipe:[N]"], 1, ["A=b"], 100, 0, True, ["twistd.log"], 5)
+    changed = endurance.Footprint(["pipe:[N]"] * 2, 2, [], 110, 1, False, [], 6)
+    assert len(endurance.differences(first, changed)) == 8
+    alike = endurance.Footprint(["pipe:[N]"], 1, ["A=b"], 104, 0, True, ["twistd.log"], 5)
+    assert endurance.differences(first, alike) == []
+
+
+def test_a_program_under_torture(tmp_path, capsys):
+    """
+    One of the programs of make torture, once.
+    """
+    assert programs.torture("upgrader.py", 1, tmp_path)
+    assert re.search(r"upgrader.py +1 upgrades, .* 0 failures", capsys.readouterr().out)
+    assert (tmp_path / "upgrader.py.png").exists()
