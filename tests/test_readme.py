@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+import states
 
 import txtableflip
 from txtableflip import _child, _parent, drain, service, upgrader
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ["docs/how-it-works.md", "docs/launching.md", "docs/operating.md"]
+DOCUMENTS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 
 
@@ -36,9 +37,7 @@ def test_the_readme_is_short_and_begins_with_what_to_type():
     assert any(line.startswith("```") for line in lines[:25])
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "docs/operating.md", "docs/how-it-works.md", "docs/launching.md"]
-)
+@pytest.mark.parametrize("name", ["README.md", *DOCUMENTS])
 def test_links_lead_somewhere(name):
     """
     Links to other files of the project name files that there are, and headings
@@ -71,6 +70,13 @@ def test_the_tests_that_the_readme_names_are_in_the_files_that_it_names():
     assert len(named) > 12
     for test, path in named:
         assert f"def {test}(" in (ROOT / path).read_text(), test
+
+
+def test_the_states_are_drawn_as_they_are():
+    """
+    The diagram in docs/how-it-works.md is that of the code.
+    """
+    assert states.diagram() in states.DOCUMENT.read_text()
 
 
 def messages():
