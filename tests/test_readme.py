@@ -13,7 +13,12 @@ from txtableflip import _child, _parent, drain, service, upgrader
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ["docs/how-it-works.md", "docs/launching.md", "docs/operating.md"]
+DOCUMENTS = [
+    "docs/how-it-works.md",
+    "docs/launching.md",
+    "docs/operating.md",
+    "docs/security.md",
+]
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 
 
@@ -36,9 +41,7 @@ def test_the_readme_is_short_and_begins_with_what_to_type():
     assert any(line.startswith("```") for line in lines[:25])
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "docs/operating.md", "docs/how-it-works.md", "docs/launching.md"]
-)
+@pytest.mark.parametrize("name", ["README.md", *DOCUMENTS])
 def test_links_lead_somewhere(name):
     """
     Links to other files of the project name files that there are, and headings
@@ -63,11 +66,14 @@ def test_the_code_in_the_documents_runs(name):
         exec(code, {})
 
 
-def test_the_tests_that_the_readme_names_are_in_the_files_that_it_names():
+@pytest.mark.parametrize("name", ["README.md", "docs/security.md"])
+def test_the_tests_that_a_document_names_are_in_the_files_that_it_names(name):
     """
-    Each row of the table of what is inherited names a test that there is.
+    Each row of the table of what is inherited, and of that of the tricks, names
+    a test that there is.
     """
-    named = re.findall(r"\[(test_\w+)\]\((tests/\w+\.py)\)", README)
+    text = (ROOT / name).read_text()
+    named = re.findall(r"\[(test_\w+)\]\((?:\.\./)?(tests/\w+\.py)\)", text)
     assert len(named) > 12
     for test, path in named:
         assert f"def {test}(" in (ROOT / path).read_text(), test
