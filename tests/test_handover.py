@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from strategies import JSON, messages, texts
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -20,7 +21,6 @@ from txtableflip._handover import (
     MAX_FRAME,
     VERSION,
     Abort,
-    Commit,
     Entry,
     Hello,
     Identity,
@@ -34,38 +34,6 @@ from txtableflip._handover import (
     encode,
 )
 from txtableflip.errors import ChannelError
-
-# -- any message, and anything else
-
-integers = st.integers(-(2**70), 2**70)
-times = st.floats(allow_nan=False, allow_infinity=False)
-# Python has what is no UTF-8 in the name of a file as a lone surrogate.
-texts = st.text(st.characters(codec=None, categories=None), max_size=20)
-keys = st.builds(Key, texts, texts, texts, integers)
-identities = st.builds(Identity, integers, integers)
-entries = st.builds(Entry, keys, integers, integers, identities, st.none() | identities)
-messages = st.one_of(
-    st.builds(
-        Manifest,
-        integers,
-        times,
-        st.none() | texts,
-        st.lists(entries, max_size=4).map(tuple),
-    ),
-    st.builds(Hello, integers),
-    st.builds(Refused, texts),
-    st.builds(Abort, texts),
-    *map(st.just, (Ready(), Commit(), Serving(), Redeploy())),
-)
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda children: (
-        st.lists(children, max_size=3)
-        | st.dictionaries(st.text(max_size=5), children, max_size=3)
-    ),
-    max_leaves=6,
-)
 
 MANIFEST = Manifest(
     generation=2,

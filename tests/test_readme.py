@@ -62,11 +62,14 @@ def test_the_code_in_the_documents_runs(name):
         exec(code, {})
 
 
-def test_the_tests_that_the_readme_names_are_in_the_files_that_it_names():
+@pytest.mark.parametrize("name", ["README.md", "docs/security.md"])
+def test_the_tests_that_a_document_names_are_in_the_files_that_it_names(name):
     """
-    Each row of the table of what is inherited names a test that there is.
+    Each row of the table of what is inherited, and of that of the tricks, names
+    a test that there is.
     """
-    named = re.findall(r"\[(test_\w+)\]\((tests/\w+\.py)\)", README)
+    text = (ROOT / name).read_text()
+    named = re.findall(r"\[(test_\w+)\]\((?:\.\./)?(tests/\w+\.py)\)", text)
     assert len(named) > 12
     for test, path in named:
         assert f"def {test}(" in (ROOT / path).read_text(), test

@@ -205,6 +205,9 @@ class Child(ProcessProtocol):
             return
         if isinstance(message, Refused) and not self.hasTakenOver:
             self._end(ChildRefused, f"refused to take over: {message.reason}")
+        elif isinstance(message, Hello) and message.pid <= 0:
+            # To kill(2), that is a group, or everybody.
+            self.channelGarbled(ChannelError(f"process {message.pid} greets"))
         elif isinstance(message, Hello) and self.phase == "start":
             self.phase = "initialise"
             self._greeted = message.pid
@@ -315,7 +318,7 @@ class Child(ProcessProtocol):
         with suppress(ProcessExitedAlready):
             transport.signalProcess(name)
         if self._greeted not in (None, self.pid) and not self._isLost:
-            with suppress(ProcessLookupError, PermissionError):
+            with suppress(ProcessLookupError, PermissionError, OverflowError):
                 os.kill(self._greeted, getattr(signal, f"SIG{name}"))
 
     def _finish(self) -> None:

@@ -122,11 +122,21 @@ class Inventory:
         """
         Take in what the parent sent.
 
-        @raise ChannelError: if a descriptor is not what its entry says.
+        @raise ChannelError: if a descriptor is not what its entry says, or two
+            have one name; all are closed then.
         """
-        for entry, fileno in zip(entries, descriptors, strict=True):
-            opened = _open(entry, fileno)
-            self.inherited[entry.key] = Held(opened, entry.path, entry.backlog, entry.mode)
+        found = [_open(fileno) for fileno in descriptors]
+        try:
+            for entry, opened in zip(entries, found, strict=True):
+                _compare(entry, opened)
+                if entry.key in self.inherited:
+                    raise ChannelError(f"two descriptors are inherited as {entry.key}")
+                self.inherited[entry.key] = Held(opened, entry.path, entry.backlog, entry.mode)
+        except BaseException:
+            self.inherited.clear()
+            for opened in found:
+                opened.close()
+            raise
 
     def nextKey(self, kind: str, network: str, address: str) -> Key:
         """
@@ -226,11 +236,21 @@ def identify(fileno: int) -> Identity:
     return Identity(status.st_dev, status.st_ino)
 
 
+def _kind(opened: Open) -> tuple[int, int]:
+    """
+    @return: the family and the type of a socket, or twice 0 for what is none.
+    """
+    if isinstance(opened, socket.socket):
+        return int(opened.family), int(opened.type)
+    return 0, 0
+
+
 def _entry(key: Key, held: Held) -> Entry:
+    family, kind = _kind(held.open)
     return Entry(
         key=key,
-        family=int(held.open.family) if isinstance(held.open, socket.socket) else 0,
-        type=int(held.open.type) if isinstance(held.open, socket.socket) else 0,
+        family=family,
+        type=kind,
         identity=identify(held.open.fileno()),
         path=held.path,
         backlog=held.backlog,
@@ -238,31 +258,32 @@ def _entry(key: Key, held: Held) -> Entry:
     )
 
 
-def _open(entry: Entry, fileno: int) -> Open:
+def _open(fileno: int) -> Open:
+    try:
+        found = socket.socket(fileno=fileno)
+    except OSError:
+        return Descriptor(fileno)
+    # It does not block, but Python believes that it does, and would make it
+    # do so in dup(): for the parent, too, which would then hang in accept(2).
+    found.setblocking(False)
+    return found
+
+
+def _compare(entry: Entry, found: Open) -> None:
     """
     Compare a descriptor with what its entry says that it is.
 
     @raise ChannelError: if it is another.
     """
-    found: Open
-    try:
-        found = socket.socket(fileno=fileno)
-        kind = (int(found.family), int(found.type))
-        # It does not block, but Python believes that it does, and would make it
-        # do so in dup(): for the parent, too, which would then hang in accept(2).
-        found.setblocking(False)
-    except OSError:
-        found = Descriptor(fileno)
-        kind = (0, 0)
+    actual = (*_kind(found), identify(found.fileno()))
     said = (entry.family, entry.type, entry.identity)
-    if said != (*kind, identify(fileno)):
+    if said != actual:
         raise ChannelError(
             f"the descriptor inherited as {entry.key} is another one: its family, type and "
-            f"identity should be {said} and are {(*kind, identify(fileno))}"
+            f"identity should be {said} and are {actual}"
         )
-    if kind != _NETWORKS.get(entry.key.network, kind):
+    if _kind(found) != _NETWORKS.get(entry.key.network, _kind(found)):
         raise ChannelError(
             f"the socket inherited as {entry.key} is of family {entry.family} and type "
             f"{entry.type}, which does not suit its name"
         )
-    return found

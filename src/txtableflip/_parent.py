@@ -182,9 +182,11 @@ class _Reader:
 
     def _receive(self, length: int) -> bytes:
         data, ancillary, flags, _ = self._socket.recvmsg(length, self._space, _CLOSE_ON_EXEC)
-        for _, _, packed in ancillary:
-            count = len(packed) // 4
-            self.descriptors.extend(struct.unpack(f"{count}i", packed[: count * 4]))
+        for level, kind, packed in ancillary:
+            # Credentials look like numbers of descriptors, too.
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                count = len(packed) // 4
+                self.descriptors.extend(struct.unpack(f"{count}i", packed[: count * 4]))
         if flags & socket.MSG_CTRUNC:
             raise ChannelError("the kernel dropped descriptors: is there a limit on them?")
         if not data:

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from twisted.internet.error import CannotListenError
@@ -22,6 +22,12 @@ from twisted.python.lockfile import FilesystemLock
 from txtableflip._handover import Identity
 
 _log = Logger()
+
+_LONGEST_PID = 9
+"""
+How many digits a process id has at most: more than the kernel gives
+(C{PID_MAX_LIMIT} of proc_sys_kernel(5)), and none that kill(2) cannot take.
+"""
 
 
 def isAbstract(address: str) -> bool:
@@ -138,7 +144,7 @@ def abandon(address: str, identity: Identity | None) -> None:
     """
     if identity is not None and identify(address) == identity:
         remove(address, identity)
-        if os.path.lexists(lockName(address)):
+        if _isLock(lockName(address)):
             with _reporting("remove the lock of", address):
                 os.unlink(lockName(address))
 
@@ -149,12 +155,18 @@ def lock(address: str) -> None:
     L{twisted.python.lockfile.FilesystemLock}, and remove a socket that a dead
     owner of the lock has left at the path.
 
-    @raise CannotListenError: if a living process has it.
+    @raise CannotListenError: if a living process has it, or something else is
+        there.
     """
     theLock = FilesystemLock(lockName(address))
     try:
         isOurs = theLock.lock()
-    except PermissionError:
+    except (OSError, ValueError, OverflowError) as error:
+        if os.path.lexists(theLock.name) and not _isLock(theLock.name):
+            hint = f"{theLock.name} is no lock: remove it, or use another path"
+            raise CannotListenError(None, address, OSError(errno.EADDRINUSE, hint)) from error
+        if not isinstance(error, PermissionError) or not os.path.lexists(theLock.name):
+            raise
         # What the lock names is a living process, of another user's.
         isOurs = False
     if not isOurs:
@@ -166,6 +178,18 @@ def lock(address: str) -> None:
         os.unlink(address)
 
 
+def _isLock(name: str) -> bool:
+    """
+    @return: whether a lock is there: a symbolic link that says which process has
+        it, and leads nowhere.
+    """
+    try:
+        owner = os.readlink(name)
+    except OSError:
+        return False
+    return owner.isascii() and owner.isdigit() and len(owner) <= _LONGEST_PID
+
+
 def takeLock(address: str) -> None:
     """
     Make the lock beside a path ours, with no moment at which there is none:
@@ -174,6 +198,9 @@ def takeLock(address: str) -> None:
     pid = str(os.getpid())
     sibling = f"{lockName(address)}.{pid}"
     with _reporting("take over the lock of", address):
+        # One may be left there by a process that had our number.
+        with suppress(FileNotFoundError):
+            os.unlink(sibling)
         os.symlink(pid, sibling)
         os.rename(sibling, lockName(address))
 

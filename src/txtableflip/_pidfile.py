@@ -4,13 +4,40 @@ The file that tells the operator which process serves.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import suppress
 
 from twisted.logger import Logger
-from twisted.python.filepath import FilePath
 
 from txtableflip.errors import PidFileError
+
+_LONGEST = 32
+"""
+How much of a pid file is read, in bytes: more than any process id has.
+"""
+
+_MODE = 0o644
+"""
+Whatever the umask is, nobody else may write: who does, says whom the operator's
+signals reach.
+"""
+
+
+def readPid(path: str) -> bytes:
+    """
+    @return: what a pid file says.
+    @raise OSError: if it cannot be read, or is no file but a directory, or a
+        pipe, which would have us wait for somebody to write.
+    """
+    fileno = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        if not stat.S_ISREG(os.fstat(fileno).st_mode):
+            raise OSError(errno.EINVAL, "It is no regular file", path)
+        return os.read(fileno, _LONGEST).strip()
+    finally:
+        os.close(fileno)
 
 
 class PidFile:
@@ -24,10 +51,9 @@ class PidFile:
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
-        self._file: FilePath[str] = FilePath(self.path)
         # One name is enough: there is one upgrade at a time, and what a child
         # that was killed has left there is replaced by the next.
-        self._sibling: FilePath[str] = FilePath(f"{self.path}.new")
+        self._sibling = f"{self.path}.new"
         self._isPrepared = False
 
     def prepare(self) -> None:
@@ -40,8 +66,10 @@ class PidFile:
             return
         try:
             with suppress(FileNotFoundError):
-                self._sibling.remove()
-            with self._sibling.create() as stream:
+                os.unlink(self._sibling)
+            # Nothing that is put there meanwhile is followed or written to.
+            fileno = os.open(self._sibling, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _MODE)
+            with open(fileno, "wb") as stream:
                 stream.write(b"%d" % os.getpid())
         except OSError as error:
             raise PidFileError(
@@ -57,7 +85,7 @@ class PidFile:
         try:
             self.prepare()
             self._isPrepared = False
-            os.rename(self._sibling.path, self.path)
+            os.rename(self._sibling, self.path)
         except (OSError, PidFileError) as error:
             self._log.error("cannot take over the pid file: {error}", error=error)
 
@@ -67,9 +95,9 @@ class PidFile:
         """
         try:
             if self._isPrepared:
-                self._sibling.remove()
-            if self._file.getContent().strip() == b"%d" % os.getpid():
-                self._file.remove()
+                os.unlink(self._sibling)
+            if readPid(self.path) == b"%d" % os.getpid():
+                os.unlink(self.path)
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -131,7 +131,8 @@ def keepInForeground(arguments: Sequence[str]) -> list[str]:
     if place and arguments[place - 1] == "--" and _isWhole(parse, arguments[: place - 1]):
         place -= 1
     before, after = arguments[:place], arguments[place:]
-    if tuple(before[-len(_FOREGROUND) :]) == _FOREGROUND:
+    # Compared as twistd reads them: the first might be another option's value.
+    if given[-len(_FOREGROUND) :] == parse(_FOREGROUND)[0]:
         return list(arguments)
     names = {name for name, _ in given}
     log = []

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
+from txtableflip._pidfile import readPid
+from txtableflip.errors import PidFileError
+
 _log = Logger()
 
 _RESOLUTION = 0.02
@@ -27,10 +30,17 @@ def removeStale(path: str) -> None:
     Remove a pid file if the process that it names began after the file was
     written, and so cannot have written it; or is this one.  A file that names
     no process, twistd removes by itself.
+
+    @raise PidFileError: if there is something that is no file, which twistd
+        would try to read all the same; at a named pipe it would wait for ever.
     """
     file = Path(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise PidFileError(
+            f"the pid file {path} is no regular file: remove it, or name another file"
+        )
     try:
-        pid = int(file.read_bytes())
+        pid = int(readPid(path))
         written = file.stat().st_mtime
         if pid != os.getpid() and startOf(pid) <= written + _RESOLUTION:
             return

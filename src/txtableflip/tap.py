@@ -18,7 +18,7 @@ from txtableflip._application import ApplicationError, findApplication
 from txtableflip._envfile import readEnvironment
 from txtableflip._signals import redeploySignal
 from txtableflip._stale import removeStale
-from txtableflip.errors import NotSupported
+from txtableflip.errors import NotSupported, PidFileError
 from txtableflip.service import DRAIN_TIMEOUT, REDEPLOY_SIGNAL, UpgradeService
 from txtableflip.upgrader import UPGRADE_TIMEOUT, Upgrader, checkTimeout
 
@@ -131,7 +131,10 @@ class Options(usage.Options):
                 self.upgrader.refuse(error)
             raise usage.UsageError(str(error)) from error
         if twistd.get("pidfile"):
-            removeStale(twistd["pidfile"])
+            try:
+                removeStale(twistd["pidfile"])
+            except PidFileError as error:
+                raise usage.UsageError(str(error)) from error
         if not (twistd.get("logger") or twistd.get("syslog")):
             twistd["logger"] = "txtableflip._logfile.observer"
 

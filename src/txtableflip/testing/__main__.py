@@ -6,6 +6,7 @@ between, while clients ask it without a pause, and report what they saw.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,4 +102,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # What would end this process must end the service, too.
+    signal.signal(signal.SIGTERM, lambda *ignored: sys.exit(128 + signal.SIGTERM))
     sys.exit(main(sys.argv[1:]))
