@@ -129,7 +129,7 @@ class Connections:
         self.listeners: WeakSet[Accepted] = WeakSet()
         self.areClosing = False
         self._whenClosed: dict[Any, Callable[[], None]] = {}
-        self._allClosed = Occasion()
+        self._allClosed: Occasion | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.listeners))
@@ -154,18 +154,21 @@ class Connections:
         """
         if transport in self._whenClosed:
             self._whenClosed.pop(transport)()
-        if not len(self):
-            occasion, self._allClosed = self._allClosed, Occasion()
+        # While nobody waits for the last, to look for it would cost each.
+        if self._allClosed is not None and not len(self):
+            occasion, self._allClosed = self._allClosed, None
             occasion.happen()
 
     def whenAllClosed(self) -> Occasion:
         """
         @return: what happens when no connection is open any more.
         """
-        if len(self):
-            return self._allClosed
-        occasion = Occasion()
-        occasion.happen()
+        if self._allClosed is None:
+            self._allClosed = Occasion()
+        occasion = self._allClosed
+        if not len(self):
+            self._allClosed = None
+            occasion.happen()
         return occasion
 
 
