@@ -118,7 +118,7 @@ BROKEN = {
     "leaves well": ("sys.exit(0)", "exited with status 0"),
     "leaves ill": ("sys.exit(3)", "exited with status 3"),
     "is killed": ("os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
-    "hangs": ("while True: time.sleep(1)", "was not ready after 4 seconds"),
+    "hangs": ("while True: time.sleep(1)", "was not ready after 10 seconds"),
     "lacks a module": ("import nosuchmodule", "exited with status 1"),
     "is no Python": ("def f(:", "exited with status 1"),
     "sends garbage": (
@@ -176,7 +176,7 @@ def test_each_way_to_be_broken_leaves_the_old_process_serving(site):
     client notices, the old process goes on, and the log has the phase, the
     outcome and the last words of each.
     """
-    site.start("--upgrade-timeout", "4")
+    site.start("--upgrade-timeout", "10")
     with Clients(site.address, 4) as clients:
         failEach(site, clients, BROKEN, "initialise")
 
@@ -306,9 +306,8 @@ def test_a_child_that_makes_itself_a_daemon_cannot_speak_in_a_later_upgrade(site
     site.shouldBeServedBy(service.pid, "good", 2)
 
 
-# -- a process dies or falls silent at one step
+# -- a process dies or falls silent: what test_fault_table.py does not show of that
 
-DIE = "os.kill(os.getpid(), signal.SIGKILL)"
 STOP = "os.kill(os.getpid(), signal.SIGSTOP)"
 
 
@@ -332,56 +331,6 @@ TAKE_OVER = "txtableflip._process Process takeOver"
 SAY_SERVING = "txtableflip._parent Parent sayServing"
 COMMIT = "txtableflip._child Child commit"
 PARK = "txtableflip._process Process park"
-
-
-@pytest.mark.parametrize(
-    ("step", "phase"),
-    [
-        pytest.param({"where": SAY_READY, "before": DIE}, "initialise", id="before_ready"),
-        pytest.param({"where": SAY_READY, "after": DIE}, "commit", id="after_ready"),
-        pytest.param({"where": TAKE_OVER, "before": DIE}, "commit", id="at_commit"),
-        pytest.param({"where": TAKE_OVER, "after": DIE}, "commit", id="accepting"),
-        pytest.param({"where": SAY_SERVING, "before": DIE}, "commit", id="before_serving"),
-    ],
-)
-def test_a_child_that_dies_before_it_serves_leaves_the_parent_serving(site, step, phase):
-    """
-    At whichever step the child dies, the parent takes everything back, and not
-    one client notices; and the next release can be deployed.
-    """
-    first = site.start()
-    site.service.release("name = 'dying'\n" + wrap(**step))
-    with Clients(site.address, 4) as clients:
-        site.service.fail()
-        clients.waitForMore()
-        assert "was ended by SIGKILL" in site.service.failures()[0]
-        assert f"(phase: {phase})" in site.service.failures()[0]
-        site.shouldBeServedBy(first, "first", 1)
-        site.shouldBeServedBy(site.upgrade(), "good", 2)
-    assert clients.failures == []
-    assert clients.releases == {"first", "good"}
-
-
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param({"where": PARK, "before": DIE}, id="before_park"),
-        pytest.param({"where": PARK, "after": DIE}, id="parked"),
-        pytest.param({"where": COMMIT, "after": DIE}, id="after_commit"),
-    ],
-)
-def test_a_parent_that_dies_at_the_switch_leaves_the_child_serving(site, step):
-    """
-    At whichever step of the switch the parent dies, the child serves, and can
-    be upgraded in its turn.
-    """
-    site.start(code=wrap(**step))
-    site.service.release("name = 'orphan'")
-    os.kill(site.service.pid, signal.SIGHUP)
-    child = site.service.childOf(1)
-    site.service.waitFor("generation 2 serves")
-    site.shouldBeServedBy(child, "orphan", 2)
-    site.shouldBeServedBy(site.upgrade(), "good", 3)
 
 
 def test_a_parent_that_dies_while_the_child_initialises_leaves_it_serving(site):
@@ -428,7 +377,7 @@ def test_a_parent_that_dies_while_it_drains_is_not_missed(site):
 
 QUICK = (
     "import txtableflip._child\n"
-    "txtableflip._child.COMMIT_TIMEOUT = 1\n"
+    "txtableflip._child.COMMIT_TIMEOUT = 3\n"
     "txtableflip._child.TERM_GRACE = 0.5\n"
 )
 
@@ -446,7 +395,7 @@ def test_a_child_that_falls_silent_is_ended_at_its_deadline(site, step, phase):
     A child that is stopped at any step is ended when its time is over, and the
     parent serves as if it had never been; clients have waited, and no more.
     """
-    first = site.start("--upgrade-timeout", "4", code=QUICK)
+    first = site.start("--upgrade-timeout", "10", code=QUICK)
     site.service.release("name = 'frozen'\n" + wrap(**step))
     with Clients(site.address, 4) as clients:
         site.service.fail()
@@ -463,7 +412,7 @@ def test_a_child_that_is_told_to_leave_and_only_hangs_up_is_killed(site):
     A child that was not ready in time, and on SIGTERM closes the channel and
     nothing else, is killed, for it would keep the sockets.
     """
-    first = site.start("--upgrade-timeout", "2", code=QUICK)
+    first = site.start("--upgrade-timeout", "5", code=QUICK)
     site.service.release(
         f"{CHANNEL}import os, signal, time\n"
         "hangUp = lambda *ignored: os.close(channel.transport.fileno())\n"
@@ -471,7 +420,7 @@ def test_a_child_that_is_told_to_leave_and_only_hangs_up_is_killed(site):
         "while True: time.sleep(1)\n"
     )
     site.service.fail()
-    assert "was not ready after 2 seconds" in site.service.failures()[0]
+    assert "was not ready after 5 seconds" in site.service.failures()[0]
     site.shouldBeServedBy(first, "first", 1)
 
 
@@ -515,7 +464,7 @@ def test_a_parent_that_falls_silent_before_it_commits_gets_the_service_back(site
     that is frozen may wake up; it does, and serves on.
     """
     service = site.service
-    first = site.start("--upgrade-timeout", "4", code=wrap(PARK, after=STOP))
+    first = site.start("--upgrade-timeout", "10", code=wrap(PARK, after=STOP))
     service.release("name = 'refused'")
     with Clients(site.address, 4) as clients:
         os.kill(first, signal.SIGHUP)
@@ -546,7 +495,7 @@ def test_a_parent_that_sleeps_after_commit_does_not_end_the_child_that_serves(si
         stateBecomes(first, "T")
         service.waitFor("generation 2 serves")
         assert ask(site.address) == ("good", 2)
-        time.sleep(1.5)  # is longer than COMMIT_TIMEOUT
+        time.sleep(3.5)  # is longer than COMMIT_TIMEOUT
         os.kill(first, signal.SIGCONT)
         until(lambda: not isAlive(first), lambda: f"the end of the parent:\n{service.log}")
     assert clients.failures == []

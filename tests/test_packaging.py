@@ -315,7 +315,7 @@ def test_the_wheel_has_the_package_the_plugin_and_nothing_else(copy, wheel):
     about = {name for name in names if name.split("/")[0].endswith(".dist-info")}
     package = {
         str(path.relative_to(copy / "src"))
-        for path in (copy / "src" / "txtableflip").iterdir()
+        for path in (copy / "src" / "txtableflip").rglob("*")
         if path.name == "py.typed" or path.suffix == ".py"
     }
     assert {"txtableflip/__init__.py", "txtableflip/py.typed"} <= package

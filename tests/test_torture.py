@@ -27,6 +27,7 @@ COMMAND = ["env", LISTEN, TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--ap
 IMPATIENT = [*COMMAND[:6], "--drain-timeout", "0.05", *COMMAND[6:]]
 
 pytest_plugins = ["pytester"]
+together = pytest.mark.xdist_group("report")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def report():
     return Torture(COMMAND, Http(expect="release 1"), upgrades=5 * len(MISHAPS)).run()
 
 
+@together
 def test_no_client_can_tell(report):
     """
     A web server survives upgrades, and each mishap, while clients of all kinds
@@ -52,6 +54,7 @@ def test_no_client_can_tell(report):
         assert reason in str(deployment)
 
 
+@together
 def test_each_generation_has_a_row(report):
     """
     The report has the numbers of each generation and of each kind of clients,
@@ -71,6 +74,7 @@ def test_each_generation_has_a_row(report):
     assert len(read["samples"]) == total
 
 
+@together
 def test_the_picture_is_one(report, tmp_path):
     """
     The picture is written in the format that the name of the file says.

@@ -89,7 +89,8 @@ class Chain:
         self.service.until(lambda: self.service.processes() == [pid], f"process {pid} alone")
         proc = Path(f"/proc/{pid}")
         status = (proc / "status").read_text()
-        lines = (self.directory / "twistd.log").read_text().count("\n")
+        logs = self.directory.glob("twistd.log*")
+        lines = sum(log.read_text().count("\n") for log in logs)
         before, self._lines = self._lines, lines
         return Footprint(
             self._descriptors(proc),
@@ -98,7 +99,8 @@ class Chain:
             1024 * int(re.search(r"VmRSS:\s*(\d+)", status)[1]),
             sum(isZombieOf(pid, name) for name in os.listdir("/proc")),
             int((self.directory / "twistd.pid").read_text()) == pid,
-            sorted(os.listdir(self.directory)),
+            # A log that has been rotated is as it should be.
+            sorted({name.rstrip(".0123456789") for name in os.listdir(self.directory)}),
             lines - before,
         )
 

@@ -210,7 +210,12 @@ class Trial:
         )
         samples = []
         with _Load(self.port, samples):
-            outcome = self._suffer(moment, number, victims)
+            try:
+                outcome = self._suffer(moment, number, victims)
+            except TortureError:
+                # Its clients may wait for what never comes.
+                self.service.stop()
+                raise
         failed = [sample.error for sample in samples if sample.error]
         complaints = failed if isUnnoticed(moment, number, victims) else []
         if outcome not in ((OLD, NEW) if wanted == ONE else (wanted,)):
