@@ -112,6 +112,28 @@ def test_a_service_that_cuts_connections_is_found_out(capsys):
 
 
 @pytest.mark.parametrize(
+    "murder",
+    [
+        "os.kill(os.getppid(), 9); os.kill(os.getpid(), 9)",
+        "reactor.callLater(0.1, os.kill, os.getpid(), 9)",
+    ],
+)
+def test_a_service_that_does_not_outlive_its_upgrade_is_found_out(tmp_path, capsys, murder):
+    """
+    When no process is left, the report says so, and has what was seen by then.
+    """
+    (tmp_path / "web.py").write_text(
+        f"{WEB.read_text()}\nfrom twisted.internet import reactor\n"
+        f"if currentUpgrader().hasParent:\n    {murder}\n"
+    )
+    command = [*COMMAND[:-1], str(tmp_path / "web.py")]
+    assert main(["--upgrades", "3", "--", *command]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"no process of the service is left|which served, is no more", printed)
+    assert re.search(r"^ *1 +\d+ +- +\d", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
     ("command", "reason"),
     [
         (["nosuchprogram"], "nosuchprogram cannot be started"),

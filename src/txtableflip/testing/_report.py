@@ -68,10 +68,12 @@ class Report:
 
     @ivar samples: everything that clients saw.
     @ivar deployments: everything that was done to the service, in order.
+    @ivar trouble: why that ended before its time, if so.
     """
 
     samples: tuple[Sample, ...]
     deployments: tuple[Deployment, ...]
+    trouble: str = ""
 
     @property
     def failures(self) -> list[str]:
@@ -85,7 +87,8 @@ class Report:
             for sample in self.samples
             if sample.error
         ]
-        return failed + [str(one) for one in self.deployments if not one.isAsPlanned]
+        failed += [str(one) for one in self.deployments if not one.isAsPlanned]
+        return failed + ([self.trouble] if self.trouble else [])
 
     @property
     def upgrades(self) -> int:
@@ -143,6 +146,7 @@ class Report:
                 if errors
                 else []
             ),
+            *([self.trouble] if self.trouble else []),
             self.summary(),
         ]
         return "\n\n".join(parts)

@@ -160,22 +160,24 @@ class Service:
         """
         fault.write(self.directory / "fault")
 
-    def forgetFault(self) -> bool:
+    def forgetFault(self) -> None:
         """
-        @return: whether what was to go wrong never did.
+        Have nothing go wrong any more.
         """
-        try:
-            (self.directory / "fault").unlink()
-        except FileNotFoundError:
-            return False
-        return True
+        (self.directory / "fault").unlink(missing_ok=True)
 
     def redeploy(self) -> None:
         """
         Tell the process that serves to upgrade.
+
+        @raise TortureError: if it is no more.
         """
         self.read()
-        os.kill(self.pid, self._redeploy)
+        try:
+            os.kill(self.pid, self._redeploy)
+        except ProcessLookupError as error:
+            gone = f"process {self.pid}, which served, is no more"
+            raise TortureError(self._withOutput(gone)) from error
 
     def upgrade(self) -> Event:
         """
@@ -183,7 +185,7 @@ class Service:
         said that the upgrade failed.
 
         @return: C{serves} or C{upgrade failed}.
-        @raise TortureError: if neither happens.
+        @raise TortureError: if neither happens, or no process is left.
         """
         self.read()
         old, before = self.pid, len(self.events)
@@ -195,6 +197,8 @@ class Service:
                     return event
                 if event.what == "serves" and event.pid != old and not isAlive(old):
                     return event
+            if not isAlive(old) and not self.processes():
+                raise TortureError(self._withOutput("no process of the service is left"))
             return None
 
         return self.until(outcome, f"the outcome of an upgrade of process {old}")

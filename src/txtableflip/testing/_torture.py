@@ -99,22 +99,31 @@ class Torture:
         Start the service, torture it, and end it, whatever happens.
 
         @raise TortureError: if it cannot be tortured: it does not start, or
-            does not answer, or does not upgrade at all.
+            does not answer.
         """
+        trouble = ""
         try:
             self.service.start()
             self._deployments.append(Deployment("start", self.service.served[0]))
             self._untilItAnswers()
             with self._clients:
-                for number in range(1, self._upgrades + 1):
-                    self._deploy(None)
-                    if number % EVERY == 0:
-                        self._deploy(MISHAPS[number // EVERY % len(MISHAPS) - 1])
-                time.sleep(BETWEEN_DEPLOYMENTS)
+                try:
+                    self._deployAll()
+                except TortureError as error:
+                    trouble = str(error)
+                    # Clients may wait for what never comes.
+                    self.service.stop()
         finally:
             self.service.stop()
             self.service.discard()
-        return Report(tuple(self._clients.samples), tuple(self._deployments))
+        return Report(tuple(self._clients.samples), tuple(self._deployments), trouble)
+
+    def _deployAll(self) -> None:
+        for number in range(1, self._upgrades + 1):
+            self._deploy(None)
+            if number % EVERY == 0:
+                self._deploy(MISHAPS[number // EVERY % len(MISHAPS) - 1])
+        time.sleep(BETWEEN_DEPLOYMENTS)
 
     def _untilItAnswers(self) -> None:
         """
