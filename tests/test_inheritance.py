@@ -251,6 +251,13 @@ def resources(pid):
     return sorted(links), names
 
 
+def atRest(pid):
+    """
+    Return the resources of a process without a connection that is just closing.
+    """
+    return min((resources(pid) for _ in range(20)), key=lambda found: len(found[0]))
+
+
 def test_a_hundred_upgrades_leave_no_trace(everything):
     """
     After a hundred upgrades with everything in use, the process has the same
@@ -261,14 +268,14 @@ def test_a_hundred_upgrades_leave_no_trace(everything):
     for _ in range(2):
         service.redeploy()
     before = everything.generation(3)
-    held = resources(before["pid"])
+    held = atRest(before["pid"])
     paths = {path.name: path.lstat().st_ino for path in service.directory.glob("[sdqt]")}
     for _ in range(100):
         service.redeploy()
     after = everything.generation(103)
     until(lambda: service.processes() == [after["pid"]], "the old processes to be gone")
     channel = [link for link in held[0] if link.startswith("socket:")]
-    heldNow = resources(after["pid"])
+    heldNow = atRest(after["pid"])
     assert len(heldNow[0]) == len(held[0])
     # All but the channel to the parent, of which each process has its own.
     assert len(set(channel) - set(heldNow[0])) <= 1
