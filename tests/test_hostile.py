@@ -146,12 +146,14 @@ def contents(directory):
     Return what is in a directory and below, and what that is.
     """
     found = {}
-    for path in sorted(directory.rglob("*")):
-        status = path.lstat()
-        said = os.readlink(path) if path.is_symlink() else ""
-        if stat.S_ISREG(status.st_mode):
-            said = path.read_text()
-        found[path.relative_to(directory)] = (status.st_ino, status.st_mode, said)
+    # Not by rglob(), which does not survive a link that is too long in Python 3.10.
+    for top, directories, files in os.walk(directory):
+        for path in [Path(top, name) for name in (*directories, *files)]:
+            status = path.lstat()
+            said = os.readlink(path) if path.is_symlink() else ""
+            if stat.S_ISREG(status.st_mode):
+                said = path.read_text()
+            found[path.relative_to(directory)] = (status.st_ino, status.st_mode, said)
     return found
 
 
