@@ -509,10 +509,16 @@ def test_garbage_from_a_child_that_has_taken_over_does_not_end_it(site):
     nobody would serve then.
     """
     garbage = "arguments[0]._channel.transport.socket.send(b'garbage!')"
-    site.start()
+    first = site.start()
     site.service.release("name = 'good'\n" + wrap(SAY_SERVING, after=garbage))
-    child = site.service.redeploy()
-    assert "said what is not understood" in site.service.log
+    # A connection keeps the parent for long enough to hear it.
+    with connect(site.address) as sock, sock.makefile("rw") as stream:
+        stream.write("stay\n")
+        stream.flush()
+        assert stream.readline()
+        os.kill(first, signal.SIGHUP)
+        child = site.service.childOf(1)
+        site.service.waitFor("said what is not understood")
     site.shouldBeServedBy(child, "good", 2)
 
 
