@@ -580,19 +580,23 @@ def test_a_burst_of_signals_ends_in_one_process_with_the_newest_code(site):
                 service.release("name = 'newest'")
             os.kill(service.pid, signal.SIGHUP)
             time.sleep(0.04)
+        # The first signal leads to one upgrade, and those during it to another.
         until(
             lambda: (
                 "newest" in clients.releases
                 and len(service.processes()) == 1
-                and service.log.count("upgrade: started") == service.log.count("upgrade done")
+                and service.log.count("upgrade: started")
+                == service.log.count("upgrade done")
+                >= 2
             ),
             lambda: f"the newest code, alone:\n{service.log}",
         )
-        generation = 1 + service.log.count("upgrade done")
     assert clients.failures == []
-    assert 3 <= generation <= 8
+    generation = max(clients.generations)
+    assert generation <= 8
     assert clients.generations == set(range(1, generation + 1))
-    site.shouldBeServedBy(service.pid, "newest", generation)
+    until(lambda: len(service.processes()) == 1, "one process")
+    assert ask(site.address)[0] == "newest"
 
 
 @pytest.mark.parametrize("addressee", ["old", "new"])
