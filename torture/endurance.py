@@ -78,20 +78,22 @@ class Chain:
 
     def upgrade(self):
         """
-        Upgrade once.
-
-        @return: what the new generation has.
+        Upgrade once, and wait until the new process is alone.
         """
+        self._lines = self._logLines()
         outcome = self.service.upgrade()
         if outcome.what != "serves":
             sys.exit(f"an upgrade failed: {outcome.why}")
         pid = outcome.pid
         self.service.until(lambda: self.service.processes() == [pid], f"process {pid} alone")
+
+    def footprint(self):
+        """
+        Return what the process has that serves.
+        """
+        pid = self.service.pid
         proc = Path(f"/proc/{pid}")
         status = (proc / "status").read_text()
-        logs = self.directory.glob("twistd.log*")
-        lines = sum(log.read_text().count("\n") for log in logs)
-        before, self._lines = self._lines, lines
         return Footprint(
             self._descriptors(proc),
             int(re.search(r"Threads:\s*(\d+)", status)[1]),
@@ -101,13 +103,24 @@ class Chain:
             int((self.directory / "twistd.pid").read_text()) == pid,
             # A log that has been rotated is as it should be.
             sorted({name.rstrip(".0123456789") for name in os.listdir(self.directory)}),
-            lines - before,
+            self._logLines() - self._lines,
         )
+
+    def _logLines(self):
+        return sum(log.read_text().count("\n") for log in self.directory.glob("twistd.log*"))
 
     def _descriptors(self, proc):
         """
-        Return the descriptors of a process, but for its connections.
+        Return the descriptors of a process but for its connections, also those
+        that are just closing: the least that it has within some seconds.
         """
+        found = []
+        for _ in range(100):
+            found.append(self._open(proc))
+            time.sleep(0.03)
+        return min(found, key=len)
+
+    def _open(self, proc):
         found = []
         for entry in (proc / "fd").iterdir():
             with suppress(FileNotFoundError):
@@ -165,13 +178,14 @@ def endure(upgrades):
             chain.service.start()
             with clients:
                 for number in range(1, upgrades + 1):
-                    last = chain.upgrade()
+                    chain.upgrade()
                     if number == FIRST:
-                        first = last
+                        first = chain.footprint()
                     if number % 100 == 0:
                         print(
                             f"{number} upgrades, {len(clients.samples):,} requests", flush=True
                         )
+                last = chain.footprint()
         finally:
             chain.service.stop()
             chain.service.discard()
