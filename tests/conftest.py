@@ -3,6 +3,7 @@ What all tests share.
 """
 
 import datetime as dt
+import signal
 
 import pytest
 from cryptography import x509
@@ -17,6 +18,10 @@ __all__ = ["service"]
 # How long an example takes is the machine's affair.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# What a shell runs in the background ignores SIGINT, and hands that on to every
+# process: none of ours could be interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
