@@ -140,6 +140,10 @@ OWN_WORDS = {
 AT_START = {
     "raises": BROKEN["raises"],
     "leaves well": BROKEN["leaves well"],
+    "is killed by a signal that has no name": (
+        "os.kill(os.getpid(), 40)",
+        "was ended by signal 40",
+    ),
     "hangs up": ("os.close(3)\ntime.sleep(60)", "closed the channel, and lived on"),
     "sends garbage": ("os.write(3, b'garbage!')\ntime.sleep(60)", "sent what cannot be"),
 }

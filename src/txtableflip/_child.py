@@ -328,7 +328,7 @@ class Child(ProcessProtocol):
         if self._ending is not None:
             self._conclude(self._ending.error, self._ending.what, self._ending.phase)
         elif self._signalNumber is not None:
-            name = signal.Signals(self._signalNumber).name
+            name = _signalName(self._signalNumber)
             self._conclude(ChildExited, f"was ended by {name} before it had taken over")
         elif self._exitStatus is not None:
             self._conclude(
@@ -420,6 +420,14 @@ class _LastWords:
 
     def text(self) -> str:
         return self._all.decode("utf-8", "replace").strip()
+
+
+def _signalName(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # Most of the real-time signals.
+        return f"signal {number}"
 
 
 def _isOpen(fileno: int) -> bool:
