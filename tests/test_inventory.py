@@ -127,6 +127,44 @@ def test_what_the_application_closes_leaves_the_inventory(sockets):
     assert inventory.descriptors() == inventory.names() == []
 
 
+@pytest.mark.parametrize("isAsked", [False, True])
+def test_a_number_that_the_application_closes_is_nothing_to_us(isAsked):
+    """
+    A descriptor that is closed by its number, as by a file object made of it, is
+    not handed over; nor is whatever gets that number next, or closed.
+    """
+    inventory = Inventory()
+    file, sock = Descriptor(os.dup(2)), socket.socket()
+    names = [Key("file", "", "x", 0), Key("socket", "", "x", 0)]
+    inventory.add(names[0], Held(file))
+    inventory.add(names[1], Held(sock))
+    numbers = inventory.descriptors()
+    with open(os.devnull, "rb") as other:
+        for number in numbers:
+            os.dup2(other.fileno(), number)
+        if isAsked:
+            for name in names:
+                inventory.remove(name)
+        assert inventory.entries() == ()
+        assert inventory.descriptors() == inventory.names() == []
+        del sock
+        for number in numbers:
+            assert identify(number) == identify(other.fileno())
+            os.close(number)
+
+
+def test_a_number_that_is_closed_is_not_handed_over():
+    """
+    The same, where the number is nobody's.
+    """
+    inventory = Inventory()
+    file = Descriptor(os.dup(2))
+    inventory.add(Key("file", "", "x", 0), Held(file))
+    os.close(file.fileno())
+    assert inventory.entries() == ()
+    assert file.fileno() == -1
+
+
 def test_what_is_not_claimed_is_closed_and_told(sockets):
     """
     Dropping what was inherited closes it.

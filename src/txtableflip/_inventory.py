@@ -46,6 +46,11 @@ class Open(Protocol):
         Close it.
         """
 
+    def detach(self) -> int:
+        """
+        Forget the descriptor without closing it.
+        """
+
 
 class Descriptor:
     """
@@ -65,9 +70,18 @@ class Descriptor:
         """
         Close it, once.
         """
-        fileno, self._fileno = self._fileno, -1
+        fileno = self.detach()
         if fileno >= 0:
             os.close(fileno)
+
+    def detach(self) -> int:
+        """
+        Forget the descriptor without closing it.
+
+        @return: its number, or -1 if it is closed.
+        """
+        fileno, self._fileno = self._fileno, -1
+        return fileno
 
 
 @dataclass
@@ -85,6 +99,30 @@ class Held:
     path: Identity | None = None
     backlog: int | None = None
     mode: int | None = None
+
+    def __post_init__(self) -> None:
+        self._identity = identify(self.open.fileno())
+
+    @property
+    def isOpen(self) -> bool:
+        """
+        Whether the descriptor is open still.  Whoever knows its number may have
+        closed that, as a file object does which was made of it; and then the
+        number is soon another file's.
+        """
+        try:
+            return identify(self.open.fileno()) == self._identity
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """
+        Close the descriptor, if that has not been done.
+        """
+        if self.isOpen:
+            self.open.close()
+        else:
+            self.open.detach()
 
 
 @dataclass
@@ -176,22 +214,22 @@ class Inventory:
         """
         held = self.used.pop(key, None)
         if held is not None:
-            held.open.close()
+            held.close()
         return held
 
     def prune(self) -> None:
         """
         Forget what the application has closed: it is not to be inherited.
         """
-        for key in [key for key, held in self.used.items() if held.open.fileno() < 0]:
-            del self.used[key]
+        for key in [key for key, held in self.used.items() if not held.isOpen]:
+            self.remove(key)
 
     def dropInherited(self) -> None:
         """
         Close what was inherited and never claimed, and remove its paths.
         """
         for key, held in self.inherited.items():
-            held.open.close()
+            held.close()
             _paths.abandon(key.address, held.path)
             self.changes.dropped.append(str(key))
         self.inherited.clear()

@@ -192,7 +192,7 @@ class Fds:
     def _find(self, kind: str, name: str) -> Open | None:
         key = Key(kind, "", name, 0)
         held = self._inventory.used.get(key) or self._inventory.claim(key)
-        return None if held is None or held.open.fileno() < 0 else held.open
+        return held.open if held is not None and held.isOpen else None
 
 
 def _internetAddress(peer: Any) -> IPv4Address | IPv6Address:
