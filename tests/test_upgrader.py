@@ -173,6 +173,15 @@ def test_a_timeout_is_a_positive_number_of_seconds(seconds):
         Upgrader(None, upgradeTimeout=seconds)
 
 
+@pytest.mark.parametrize("command", [[], "python app.py", ["python", 3], [b"python"]])
+def test_a_command_that_cannot_be_started_is_refused(command):
+    """
+    What is no program and its arguments is a ValueError, before anything runs.
+    """
+    with pytest.raises(ValueError, match="command must be a list of strings"):
+        Upgrader(None, command=command)
+
+
 def test_each_moment_that_is_wrong_for_an_upgrade_has_an_error_of_its_own(chain):
     """
     C{upgrade()} is refused, with the reason as the class of the error, before

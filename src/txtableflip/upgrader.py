@@ -85,13 +85,13 @@ class Upgrader:
         @raise NotSupported: if the platform or the reactor cannot do it.
         @raise UpgraderExists: if this process has one.
         @raise ValueError: if C{upgradeTimeout} is not positive, or C{command}
-            is empty.
+            is no list of words, of which the first names a program.
         @raise ChannelError: if what the parent sent cannot be used.
         """
         global _current  # noqa: PLW0603 - there is one to a process
         checkTimeout("upgradeTimeout", upgradeTimeout)
-        if command is not None and not command:
-            raise ValueError("command must name a program")
+        if command is not None:
+            checkCommand(command)
         checkSupport(reactor)
         if _current is not None:
             raise UpgraderExists(
@@ -378,6 +378,18 @@ def checkSupport(reactor: Any) -> None:
                 f"{type(reactor).__name__} cannot hand sockets to a new process: it does not "
                 f"provide {interface.__name__}"
             )
+
+
+def checkCommand(command: Sequence[str]) -> None:
+    """
+    @raise ValueError: if that cannot be started: it is empty, a whole command
+        line in one string, or some of it no string.
+    """
+    isText = all(isinstance(word, str) for word in command)
+    if isinstance(command, str) or not command or not isText:
+        raise ValueError(
+            f"command must be a list of strings, a program and its arguments, not {command!r}"
+        )
 
 
 def checkTimeout(name: str, seconds: float) -> None:
