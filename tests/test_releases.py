@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -162,6 +163,31 @@ def test_a_listener_outside_the_inventory_is_named_in_a_warning(releases):
     )
     assert changes["foreign"] == [f"tcp 127.0.0.1:{foreign}"]
     assert f"listens at tcp 127.0.0.1:{foreign} without tableflip" in releases.service.log
+
+
+def test_sockets_of_other_families_are_no_obstacle(releases):
+    """
+    What listens to the kernel or to other virtual machines keeps no process from
+    taking over: the former is not a listener, and the latter is named.
+    """
+    port, foreign = freePort(), freePort()
+    changes = releases.start(
+        endpoint(f"tcp:{port}:interface=127.0.0.1"),
+        "upgrader.kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM)",
+        "upgrader.kernel.bind((0, 1))",
+    )
+    assert changes["foreign"] == []
+    try:
+        socket.socket(socket.AF_VSOCK).close()
+    except OSError as error:
+        pytest.skip(f"there are no vsock(7) sockets here: {error}")
+    changes = releases.upgrade(
+        endpoint(f"tcp:{port}:interface=127.0.0.1"),
+        "upgrader.machines = socket.socket(socket.AF_VSOCK)",
+        f"upgrader.machines.bind((socket.VMADDR_CID_ANY, {foreign}))",
+        "upgrader.machines.listen()",
+    )
+    assert changes["foreign"] == [f"AF_VSOCK (4294967295, {foreign})"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from typing import Any
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.error import CannotListenError
 
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+
 
 def canonical(interface: str, port: Any) -> str:
     """
@@ -83,8 +85,12 @@ def _ownSockets(known: set[int]) -> Iterator[socket.socket]:
 
 def _isListener(sock: socket.socket) -> bool:
     if sock.type == socket.SOCK_DGRAM:
-        return sock.family != socket.AF_UNIX and _isService(sock)
-    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        return sock.family in _INTERNET and _isService(sock)
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        # A family that knows nothing of connections.
+        return False
 
 
 def _isService(sock: socket.socket) -> bool:
@@ -104,6 +110,8 @@ def _isService(sock: socket.socket) -> bool:
 def _describe(sock: socket.socket) -> str:
     if sock.family == socket.AF_UNIX:
         return f"unix {os.fsdecode(sock.getsockname())}"
+    if sock.family not in _INTERNET:
+        return f"{getattr(sock.family, 'name', sock.family)} {sock.getsockname()}"
     network = "udp" if sock.type == socket.SOCK_DGRAM else "tcp"
     host, port = sock.getsockname()[:2]
     return f"{network} {canonical(host, port)}"
