@@ -152,6 +152,44 @@ def test_a_new_backlog_and_a_new_mode_take_effect_when_the_new_release_serves(re
     assert backlog(port) == 77
 
 
+def test_a_backlog_that_there_cannot_be_fails_the_release_at_once(releases):
+    """
+    What listen(2) would not take is found while the release starts, and not when
+    it is to serve.
+    """
+    port = freePort()
+    releases.start(endpoint(f"tcp:{port}:interface=127.0.0.1"))
+    releases.release(endpoint(f"tcp:{port}:interface=127.0.0.1:backlog={2**31}"))
+    releases.service.fail()
+    (failure,) = releases.service.failures()
+    assert "(phase: initialise)" in failure
+    assert f"tcp 127.0.0.1:{port}: the backlog must be" in releases.service.log
+    assert ask(("127.0.0.1", port))[1] == 1
+
+
+def test_a_listener_that_a_release_stops_before_it_is_ready_is_gone(releases):
+    """
+    What was to be changed about it is not changed any more.
+    """
+    path = releases.directory / "socket"
+    kept, stopped = freePort(), freePort()
+    releases.start(
+        endpoint(f"tcp:{kept}:interface=127.0.0.1"),
+        endpoint(f"tcp:{stopped}:interface=127.0.0.1"),
+        endpoint(f"unix:{path}:mode=600"),
+    )
+    releases.upgrade(
+        endpoint(f"tcp:{kept}:interface=127.0.0.1"),
+        f"port = {endpoint(f'tcp:{stopped}:interface=127.0.0.1:backlog=77')}",
+        "await port.stopListening()",
+        endpoint(f"unix:{path}:mode=77660"),
+    )
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert ask(("127.0.0.1", kept))[1] == 2
+    with pytest.raises(ConnectionRefusedError):
+        ask(("127.0.0.1", stopped))
+
+
 def test_a_listener_outside_the_inventory_is_named_in_a_warning(releases):
     """
     A port that is bound without tableflip is found when the process serves.

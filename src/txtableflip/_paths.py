@@ -53,7 +53,8 @@ def change(address: str, identity: Identity | None, mode: int) -> None:
     """
     if identity is not None and identify(address) == identity:
         with _reporting("change the mode of", address):
-            os.chmod(address, mode)
+            # As bind does, which knows nothing of other bits.
+            os.chmod(address, mode & 0o777)
 
 
 def bind(sock: socket.socket, address: str, mode: int) -> Identity | None:

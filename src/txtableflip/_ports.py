@@ -36,6 +36,11 @@ from txtableflip._logfile import shareAccessLog
 from txtableflip._sockets import bindInternet, canonical
 from txtableflip._unixport import UNIXPort
 
+_LONGEST_QUEUE = 2**31 - 1
+"""
+What listen(2) takes at most, which shortens it as the system is configured.
+"""
+
 
 class Ports:
     """
@@ -55,7 +60,7 @@ class Ports:
         self._connections = connections
         self._ports: dict[Key, Any] = {}
         self._locked: set[Key] = set()
-        self._whenAccepting: list[Callable[[], object]] = []
+        self._whenAccepting: list[tuple[Key, Callable[[], object]]] = []
         # Whose paths and locks are ours to remove: what we have made, until a
         # child takes over; and everything, from when we take over.
         self._owned: set[Key] = set()
@@ -192,8 +197,10 @@ class Ports:
         @param create: makes the socket if none was inherited.
         @param backlog: what the length of its queue is to be, if that matters.
         @param mode: what the permissions of its path are to be, if it has one.
+        @raise ValueError: if the backlog is none that listen(2) would take.
         """
-
+        if backlog is not None and abs(backlog) > _LONGEST_QUEUE:
+            raise ValueError(f"{key}: the backlog must be {_LONGEST_QUEUE} at most")
         shareAccessLog(factory)
 
         def adopt(sock: socket.socket) -> Any:
@@ -224,8 +231,9 @@ class Ports:
         self.accepting = True
         self._owned.update(self._ports)
         pending, self._whenAccepting = self._whenAccepting, []
-        for change in pending:
-            change()
+        for key, change in pending:
+            if key in self._ports:
+                change()
         for port in self._ports.values():
             port.startReading()
         for key in self._locked:
@@ -328,11 +336,13 @@ class Ports:
         sock: Any = held.open
         if backlog is not None and held.backlog not in (None, backlog):
             changed.append(f"{key}: backlog {held.backlog}, now {backlog}")
-            self._whenAccepting.append(lambda: sock.listen(backlog))
+            self._whenAccepting.append((key, lambda: sock.listen(backlog)))
             held.backlog = backlog
         if mode is not None and held.mode not in (None, mode):
             changed.append(f"{key}: mode {held.mode:o}, now {mode:o}")
-            self._whenAccepting.append(lambda: _paths.change(key.address, held.path, mode))
+            self._whenAccepting.append(
+                (key, lambda: _paths.change(key.address, held.path, mode))
+            )
             held.mode = mode
 
     def _receive(self, model: Any, adopt: Callable[[socket.socket], Any]) -> IListeningPort:
