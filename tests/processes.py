@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from txtableflip.testing._service import environmentOf
+
 APPS = Path(__file__).parent / "apps"
 DEADLINE = 60.0
 """
@@ -252,7 +254,7 @@ class Service:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and isAlive(entry.name):
                 try:
-                    if mark in (entry / "environ").read_bytes():
+                    if mark in environmentOf(int(entry.name)):
                         found.append(int(entry.name))
                 except OSError:
                     pass

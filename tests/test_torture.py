@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -19,7 +20,7 @@ from txtableflip.testing import MISHAPS, Exchange, Http, Report, Torture, Tortur
 from txtableflip.testing.__main__ import main, parse, questionOf
 from txtableflip.testing._clients import KINDS, Client, Sample
 from txtableflip.testing._report import Deployment
-from txtableflip.testing._service import Event, Service, freePort
+from txtableflip.testing._service import Event, Service, environmentOf, freePort
 
 WEB = Path(__file__).parent.parent / "examples" / "web.py"
 LISTEN = "ENDPOINT=tcp:{port}:interface=127.0.0.1"
@@ -242,6 +243,19 @@ def test_a_service_that_never_answers_the_signal_is_an_error():
         service.stop()
         service.discard()
     assert service.processes() == []
+
+
+def test_a_process_is_found_as_soon_as_it_has_been_started():
+    """
+    In the midst of execve(2) a process has no environment for a moment, and is
+    not taken for one that is gone.
+    """
+    found = []
+    for _ in range(200):
+        with subprocess.Popen(["sleep", "60"], env={"A": "b"}) as process:
+            found.append(environmentOf(process.pid))
+            process.kill()
+    assert set(found) == {b"A=b\0"}
 
 
 # -- the clients

@@ -25,6 +25,11 @@ INTERVAL = 0.01
 How often to look whether something has happened, in seconds.
 """
 
+_LOOKS = 10
+"""
+How often to look for the environment of a process that seems to have none.
+"""
+
 T = TypeVar("T")
 
 
@@ -249,8 +254,7 @@ class Service:
         for name in os.listdir("/proc"):
             if name.isdigit() and isAlive(int(name)):
                 with suppress(OSError):
-                    environment = Path(f"/proc/{name}/environ").read_bytes()
-                    if mark in environment.split(b"\0"):
+                    if mark in environmentOf(int(name)).split(b"\0"):
                         found.append(int(name))
         return sorted(found)
 
@@ -290,6 +294,22 @@ class Service:
         Remove its directory.
         """
         self._temporary.cleanup()
+
+
+def environmentOf(pid: int) -> bytes:
+    """
+    @return: the environment of a process, as proc_pid_environ(5) has it.
+    @raise OSError: if it has ended, is somebody else's, or of the kernel.
+    """
+    process = Path(f"/proc/{pid}")
+    for _ in range(_LOOKS):
+        environment = (process / "environ").read_bytes()
+        if environment:
+            return environment
+        # In the midst of execve(2) there is none for a moment, and a program already.
+        os.readlink(process / "exe")
+        time.sleep(INTERVAL)
+    return b""
 
 
 def isAlive(pid: int) -> bool:
