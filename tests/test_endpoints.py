@@ -1225,7 +1225,7 @@ def refusing():
         factory.buildProtocol = built.append
         fake = ReaderReactor()
         accepted = Connections().acceptedBy("here")
-        port = UNIXPort(fake, ScriptedSocket(*script), factory, accepted, lambda: None)
+        port = UNIXPort(fake, ScriptedSocket(*script), factory, accepted)
         port.startListening()
         return port, fake
 

@@ -190,6 +190,55 @@ def test_a_listener_that_a_release_stops_before_it_is_ready_is_gone(releases):
         ask(("127.0.0.1", stopped))
 
 
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "listenUDP({port}, protocol, interface='127.0.0.1')",
+        "listenMulticast({port}, protocol, interface='127.0.0.1')",
+        "listenUNIXDatagram('datagrams', protocol)",
+    ],
+)
+def test_a_port_that_its_protocol_closes_is_gone(releases, listen):
+    """
+    A datagram protocol closes the port that is its transport: no child inherits
+    that, its address is free, and upgrades fail and succeed as before.
+    """
+    port = freePort()
+    tcp = endpoint(f"tcp:{port}:interface=127.0.0.1")
+    listening = [
+        "from twisted.internet.protocol import DatagramProtocol",
+        "protocol = DatagramProtocol()",
+        f"upgrader.reactor.{listen.format(port=port)}",
+    ]
+    closing = "await protocol.transport.stopListening()"
+    changes = releases.start(*listening, closing, *listening, tcp, closing)
+    assert changes["used"] == [f"tcp 127.0.0.1:{port}"]
+    releases.release(tcp, "raise ValueError('no')")
+    releases.service.fail()
+    assert ask(("127.0.0.1", port))[1] == 1
+    changes = releases.upgrade(*listening, tcp)
+    assert len(changes["kept"]) == len(changes["bound"]) == 1
+    assert ask(("127.0.0.1", port))[1] == 2
+
+
+def test_who_listens_again_before_the_port_is_closed_keeps_the_new_one(releases):
+    """
+    A port that is told to stop is closed a moment later: that does not concern
+    another, which has its address by then.
+    """
+    path = releases.directory / "socket"
+    port = freePort()
+    changes = releases.start(
+        f"port = {endpoint(f'unix:{path}')}",
+        "closed = port.stopListening()",
+        endpoint(f"unix:{path}"),
+        "await closed",
+        endpoint(f"tcp:{port}:interface=127.0.0.1"),
+    )
+    assert changes["used"] == [f"unix {path}", f"tcp 127.0.0.1:{port}"]
+    assert ask(str(path))[1] == 1
+
+
 def test_a_listener_outside_the_inventory_is_named_in_a_warning(releases):
     """
     A port that is bound without tableflip is found when the process serves.

@@ -324,8 +324,25 @@ class Ports:
         if not self.accepting:
             port.stopReading()
         self._ports[key] = port
+        self._forgetWhenClosed(key, port)
         self._log.info("listening on {key} ({how} socket)", key=key, how=how)
         return port
+
+    def _forgetWhenClosed(self, key: Key, port: Any) -> None:
+        """
+        Forget a port whoever closes it: a datagram protocol may, as it has the
+        port for its transport.
+        """
+        closed = port.connectionLost
+
+        def connectionLost(*reason: Any) -> None:
+            del port.connectionLost
+            # Not if somebody has listened there again in the meantime.
+            if self._ports.get(key) is port:
+                self.forget(key)
+            closed(*reason)
+
+        port.connectionLost = connectionLost
 
     def _reconsider(self, key: Key, held: Held, backlog: int | None, mode: int | None) -> None:
         """
@@ -370,7 +387,7 @@ class Ports:
     def _adoptUNIX(
         self, key: Key, sock: socket.socket, factory: Any, accepted: Accepted
     ) -> Any:
-        port = UNIXPort(self._reactor, sock.dup(), factory, accepted, lambda: self.forget(key))
+        port = UNIXPort(self._reactor, sock.dup(), factory, accepted)
         port.startListening()
         return port
 

@@ -10,7 +10,6 @@ in every process.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import unix
@@ -61,13 +60,11 @@ class UNIXPort(FileDescriptor):
         sock: socket.socket,
         factory: Any,
         accepted: Accepted,
-        closed: Callable[[], None],
     ) -> None:
         super().__init__(reactor)
         self._clock = reactor
         self.socket = sock
         self.factory = factory
-        self._closed = closed
         self._transport = countedTransport(CountedUNIXServer, accepted)
         self._sessions = 0
         self._pause: Any = None
@@ -158,5 +155,4 @@ class UNIXPort(FileDescriptor):
             return
         super().connectionLost(reason)
         self.socket.close()
-        self._closed()
         self.factory.doStop()
