@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 
-from processes import DEADLINE, connect, until
+from processes import DEADLINE, PAUSE, connect, until
 
 PATIENCE = 20
 """
@@ -214,7 +214,7 @@ class Crowd:
             try:
                 for generation in client(address, wrap):
                     self.answers[name, generation] += 1
-                    if self._stop.is_set():
+                    if self._stop.wait(PAUSE):
                         break
             except Exception as error:
                 self.failures.append(f"{name}: {error!r}")

@@ -27,6 +27,12 @@ DEADLINE = 60.0
 How long anything may take on a busy machine, in seconds.
 """
 
+PAUSE = 0.005
+"""
+How long clients wait before they ask again, in seconds: without that, they have
+the processor for themselves, and the processes that start beside them wait.
+"""
+
 TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
 
 
@@ -318,17 +324,19 @@ class PidFileWatch:
 class Clients:
     """
     Clients that do not forgive: each opens a connection, asks, reads to the
-    end, checks the whole answer, and begins again without a pause.  Anything
-    else is kept in C{failures}.
+    end, checks the whole answer, and begins again.  Anything else is kept in
+    C{failures}.
 
     @ivar address: a (host, port) or a path.
     """
 
-    def __init__(self, address, count=8, wrap=lambda sock: sock, asking=None):
+    def __init__(self, address, count=8, wrap=lambda sock: sock, asking=None, pause=PAUSE):
         """
         @param asking: what to ask with, if it is not L{ask}.
+        @param pause: how long each waits between two questions, in seconds.
         """
         self.address = address
+        self._pause = pause
         self.failures = []
         self.answers = Counter()
         self._wrap = wrap
@@ -377,7 +385,7 @@ class Clients:
 
     def _run(self, number):
         turn = 0
-        while not self._stop.is_set():
+        while not self._stop.wait(self._pause):
             turn += 1
             try:
                 release, generation = self._ask(self.address, f"{number}.{turn}", self._wrap)
