@@ -31,7 +31,7 @@ class Connection:
         self.sock = connect(address, wrap)
         self.sock.settimeout(PATIENCE)
         self.isLast = False
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def __enter__(self):
         return self
@@ -51,9 +51,7 @@ class Connection:
         @param pause: how long to wait after each L{PART} of it, in seconds.
         @return: the body.
         """
-        while b"\r\n\r\n" not in self._buffer:
-            self._more()
-        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        head = self._until(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
         self.isLast = b"\r\nconnection: close" in head.lower()
         if b"\r\ntransfer-encoding: chunked" in head.lower():
@@ -61,12 +59,18 @@ class Connection:
         return self._exactly(int(re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)[1]), pause)
 
     def _chunk(self):
-        while b"\r\n" not in self._buffer:
-            self._more()
-        size, _, self._buffer = self._buffer.partition(b"\r\n")
+        size = self._until(b"\r\n")
         chunk = self._exactly(int(size, 16) + 2)
         assert chunk.endswith(b"\r\n"), chunk
         return chunk[:-2]
+
+    def _until(self, end):
+        while end not in self._buffer:
+            self._more()
+        found = self._buffer.index(end)
+        head = bytes(self._buffer[:found])
+        del self._buffer[: found + len(end)]
+        return head
 
     def _exactly(self, length, pause=0):
         while len(self._buffer) < length:
@@ -74,7 +78,8 @@ class Connection:
             self._more(PART)
             if len(self._buffer) // PART > before:
                 time.sleep(pause)
-        body, self._buffer = self._buffer[:length], self._buffer[length:]
+        body = bytes(self._buffer[:length])
+        del self._buffer[:length]
         return body
 
     def _more(self, size=4096):

@@ -132,24 +132,22 @@ class Chain:
 
     def _open(self, proc):
         found = []
+        stay = listeners()
         for entry in (proc / "fd").iterdir():
             with suppress(FileNotFoundError):
                 target = os.readlink(entry)
-                if not self._isConnection(target):
+                if not target.startswith("socket:") or target[8:-1] in stay:
                     found.append(re.sub(r"\d+", "N", target))
         return sorted(found)
 
-    def _isConnection(self, target):
-        inode = re.fullmatch(r"socket:\[(\d+)\]", target)
-        if not inode:
-            return False
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[9] == inode[1]:
-                return fields[3] != "0A"
-        # A connection that has ended meanwhile is not in the table any more; a
-        # UNIX socket never was.
-        return inode[1] not in Path("/proc/net/unix").read_text()
+
+def listeners():
+    """
+    Return the inodes of all sockets that are no TCP connections.
+    """
+    tcp = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    unix = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return {one[9] for one in tcp if one[3] == "0A"} | {one[6] for one in unix}
 
 
 def isZombieOf(parent, name):
