@@ -51,7 +51,7 @@ from txtableflip._relaunch import (
     successorEnvironment,
 )
 from txtableflip._stale import removeStale
-from txtableflip.errors import ChannelError, PidFileError
+from txtableflip.errors import ChannelError, ChildExited, PidFileError
 
 NOBODY = 65534
 OURS = Path(txtableflip.__file__).parent
@@ -370,6 +370,25 @@ def test_a_child_cannot_have_others_ended_by_the_number_that_it_greets_with(pid,
     child.end()
     assert signalled[-1] == "TERM"
     assert killed == []
+
+
+def test_a_child_that_may_not_be_signalled_is_given_up_all_the_same():
+    """
+    A child that has become another user's, and hangs, fails at its deadlines.
+    """
+
+    def signalProcess(name):
+        raise PermissionError
+
+    failed = []
+    clock = Clock()
+    child = Child(clock, SimpleNamespace(childFailed=failed.append), [])
+    child.transport = SimpleNamespace(signalProcess=signalProcess)
+    child.pid = 77
+    child.end()
+    clock.pump([0.1] * 200)
+    (error,) = failed
+    assert isinstance(error, ChildExited)
 
 
 # -- the environment variable and the environment file

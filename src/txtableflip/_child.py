@@ -315,7 +315,8 @@ class Child(ProcessProtocol):
         wrapper stands between.
         """
         transport: Any = self.transport
-        with suppress(ProcessExitedAlready):
+        # A child that has become another user's is told by the channel only.
+        with suppress(ProcessExitedAlready, PermissionError):
             transport.signalProcess(name)
         if self._greeted not in (None, self.pid) and not self._isLost:
             with suppress(ProcessLookupError, PermissionError, OverflowError):
