@@ -55,7 +55,8 @@ class Fds:
     def file(self, name: str) -> Descriptor | None:
         """
         @return: the file of a name, with C{fileno()} and C{close()}; or C{None}
-            if there is none.
+            if there is none.  To read or write it, and still hand it on, open
+            its number with C{closefd=False}, or a copy (L{os.dup}).
         """
         return cast(Descriptor, self._find("file", name))
 
