@@ -89,6 +89,7 @@ class Held:
     """
     One descriptor of the inventory, which owns it.
 
+    @ivar identity: the same in any process.
     @ivar path: the identity of the path the socket is bound to, if it is ours
         to remove.
     @ivar backlog: the length of the queue that it was given, if any.
@@ -101,7 +102,7 @@ class Held:
     mode: int | None = None
 
     def __post_init__(self) -> None:
-        self._identity = identify(self.open.fileno())
+        self.identity = identify(self.open.fileno())
 
     @property
     def isOpen(self) -> bool:
@@ -111,7 +112,7 @@ class Held:
         number is soon another file's.
         """
         try:
-            return identify(self.open.fileno()) == self._identity
+            return identify(self.open.fileno()) == self.identity
         except OSError:
             return False
 
@@ -259,10 +260,11 @@ class Inventory:
         @return: the inodes of the sockets in use, which tell them from others.
         """
         self.prune()
-        sockets = [
-            held.open for held in self.used.values() if not isinstance(held.open, Descriptor)
-        ]
-        return {identify(each.fileno()).inode for each in sockets}
+        return {
+            held.identity.inode
+            for held in self.used.values()
+            if not isinstance(held.open, Descriptor)
+        }
 
 
 def identify(fileno: int) -> Identity:
@@ -289,7 +291,7 @@ def _entry(key: Key, held: Held) -> Entry:
         key=key,
         family=family,
         type=kind,
-        identity=identify(held.open.fileno()),
+        identity=held.identity,
         path=held.path,
         backlog=held.backlog,
         mode=held.mode,

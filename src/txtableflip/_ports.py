@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from twisted.internet import tcp, udp
@@ -60,7 +61,7 @@ class Ports:
         self._connections = connections
         self._ports: dict[Key, Any] = {}
         self._locked: set[Key] = set()
-        self._whenAccepting: list[tuple[Key, Callable[[], object]]] = []
+        self._whenAccepting: dict[Key, list[Callable[[], object]]] = {}
         # Whose paths and locks are ours to remove: what we have made, until a
         # child takes over; and everything, from when we take over.
         self._owned: set[Key] = set()
@@ -230,10 +231,9 @@ class Ports:
         """
         self.accepting = True
         self._owned.update(self._ports)
-        pending, self._whenAccepting = self._whenAccepting, []
-        for key, change in pending:
-            if key in self._ports:
-                change()
+        pending, self._whenAccepting = self._whenAccepting, {}
+        for change in chain.from_iterable(pending.values()):
+            change()
         for port in self._ports.values():
             port.startReading()
         for key in self._locked:
@@ -266,6 +266,7 @@ class Ports:
         The application has stopped a port: no child is to inherit it.
         """
         self._ports.pop(key, None)
+        self._whenAccepting.pop(key, None)
         held = self._inventory.remove(key)
         if key in self._owned:
             self._owned.remove(key)
@@ -350,16 +351,15 @@ class Ports:
         others than those of the last; not before it is ours.
         """
         changed = self._inventory.changes.changed
+        pending = self._whenAccepting.setdefault(key, [])
         sock: Any = held.open
         if backlog is not None and held.backlog not in (None, backlog):
             changed.append(f"{key}: backlog {held.backlog}, now {backlog}")
-            self._whenAccepting.append((key, lambda: sock.listen(backlog)))
+            pending.append(lambda: sock.listen(backlog))
             held.backlog = backlog
         if mode is not None and held.mode not in (None, mode):
             changed.append(f"{key}: mode {held.mode:o}, now {mode:o}")
-            self._whenAccepting.append(
-                (key, lambda: _paths.change(key.address, held.path, mode))
-            )
+            pending.append(lambda: _paths.change(key.address, held.path, mode))
             held.mode = mode
 
     def _receive(self, model: Any, adopt: Callable[[socket.socket], Any]) -> IListeningPort:
