@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from txtableflip.testing._service import environmentOf
+from txtableflip.testing._service import processesWith
 
 APPS = Path(__file__).parent / "apps"
 DEADLINE = 60.0
@@ -255,16 +255,7 @@ class Service:
         """
         Return the ids of all living processes that descend from this service.
         """
-        mark = self.mark.encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and isAlive(entry.name):
-                try:
-                    if mark in environmentOf(int(entry.name)):
-                        found.append(int(entry.name))
-                except OSError:
-                    pass
-        return found
+        return processesWith(self.mark)
 
     def kill(self):
         """

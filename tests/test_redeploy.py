@@ -69,8 +69,8 @@ def test_no_client_notices_ten_upgrades(service):
     port = freePort()
     first = answering(service, f"tableflip:tcp:{port}:interface=127.0.0.1")
     openAtFirst = descriptors(first)
-    crowd = Clients(("127.0.0.1", port), pause=0)
-    with crowd as clients, PidFileWatch(service) as watch:
+    clients = Clients(("127.0.0.1", port), pause=0)
+    with clients, PidFileWatch(service) as watch:
         upgradeUnder(service, clients, range(2, 12))
         clients.waitForMore()
     assert clients.failures == []

@@ -253,8 +253,10 @@ def test_a_process_is_found_as_soon_as_it_has_been_started():
     found = []
     for _ in range(200):
         with subprocess.Popen(["sleep", "60"], env={"A": "b"}) as process:
-            found.append(environmentOf(process.pid))
-            process.kill()
+            try:
+                found.append(environmentOf(process.pid))
+            finally:
+                process.kill()
     assert set(found) == {b"A=b\0"}
 
 

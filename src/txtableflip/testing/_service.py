@@ -249,14 +249,7 @@ class Service:
         """
         @return: the ids of all its living processes.
         """
-        mark = f"{MARK}={self.directory}".encode()
-        found = []
-        for name in os.listdir("/proc"):
-            if name.isdigit() and isAlive(int(name)):
-                with suppress(OSError):
-                    if mark in environmentOf(int(name)).split(b"\0"):
-                        found.append(int(name))
-        return sorted(found)
+        return processesWith(f"{MARK}={self.directory}")
 
     def output(self) -> str:
         """
@@ -294,6 +287,20 @@ class Service:
         Remove its directory.
         """
         self._temporary.cleanup()
+
+
+def processesWith(variable: str) -> list[int]:
+    """
+    @param variable: C{NAME=value}.
+    @return: the ids of all living processes that have it in their environment.
+    """
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and isAlive(int(name)):
+            with suppress(OSError):
+                if variable.encode() in environmentOf(int(name)).split(b"\0"):
+                    found.append(int(name))
+    return sorted(found)
 
 
 def environmentOf(pid: int) -> bytes:
