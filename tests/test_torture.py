@@ -188,11 +188,14 @@ def test_what_is_sent_may_have_escapes():
 
 def test_there_must_be_something_to_do():
     """
-    No upgrades, no clients, and no command are errors.
+    No upgrades, no clients, and no command that can be started are errors.
     """
-    for command, options in ((["x"], {"upgrades": 0}), (["x"], {"clients": 0}), ([], {})):
-        with pytest.raises(ValueError, match="must"):
-            Torture(command, Http(), **options)
+    for options in ({"upgrades": 0}, {"clients": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            Torture(["x"], Http(), **options)
+    for command in ([], "python app.py", ["python", Path("app.py")]):
+        with pytest.raises(ValueError, match="command must be a list of strings"):
+            Torture(command, Http())
 
 
 def test_the_fixture_tortures_and_fails_the_test(pytester):

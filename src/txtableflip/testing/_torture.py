@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from txtableflip.testing._clients import Client, Clients, Question
 from txtableflip.testing._report import Deployment, Report
 from txtableflip.testing._service import Fault, Service, TortureError, freePort
+from txtableflip.upgrader import checkCommand
 
 BETWEEN_DEPLOYMENTS = 0.3
 """
@@ -78,10 +79,9 @@ class Torture:
         @param redeploy: the number of the signal for an upgrade.
         @param deployed: is called with a line of text for each upgrade.
         @raise ValueError: if C{upgrades} or C{clients} is not positive, or the
-            command is empty.
+            command is empty, one string, or has something else than strings.
         """
-        if not command:
-            raise ValueError("command must name a program")
+        checkCommand(command)
         if upgrades < 1 or clients < 1:
             raise ValueError("upgrades and clients must be at least 1")
         self._port = port or freePort()
