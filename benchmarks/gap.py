@@ -31,8 +31,10 @@ import tempfile
 import time
 from typing import NamedTuple
 
-from measuring import DEADLINE, commandLine, endProperly, freePort, show, showHead, waitForEnd
+from measuring import DEADLINE, commandLine, endProperly, show, showHead, waitForEnd
 from redeploy import server, untilGeneration
+
+from txtableflip.testing._service import freePort
 
 BEFORE, AFTER = 0.1, 0.2
 WINDOW = BEFORE + AFTER

@@ -6,12 +6,12 @@ import argparse
 import platform
 import resource
 import signal
-import socket
 import statistics
 import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
+
+from txtableflip.testing._service import isAlive
 
 DEADLINE = 60.0
 
@@ -40,28 +40,12 @@ def allowDescriptors():
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(highest, 20_000), highest))
 
 
-def freePort():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def isRunning(pid):
-    """
-    Say whether a process runs: a zombie does not.
-    """
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def waitForEnd(pid):
     """
     Wait until a process does not run any more.
     """
     end = time.monotonic() + DEADLINE
-    while isRunning(pid):
+    while isAlive(pid):
         if time.monotonic() > end:
             sys.exit(f"process {pid} did not end within {DEADLINE:g} s")
         time.sleep(0.005)

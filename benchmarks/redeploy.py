@@ -21,7 +21,9 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from measuring import DEADLINE, commandLine, endProperly, freePort, show, showHead
+from measuring import DEADLINE, commandLine, endProperly, show, showHead
+
+from txtableflip.testing._service import freePort
 
 BETWEEN_REQUESTS = 0.002
 WEB = Path(__file__).parent.parent / "examples" / "web.py"

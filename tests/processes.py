@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from txtableflip.testing._service import processesWith
+from txtableflip.testing._service import isAlive, processesWith, zombiesOf
 
 APPS = Path(__file__).parent / "apps"
 DEADLINE = 60.0
@@ -67,34 +67,6 @@ def until(condition, what, deadline=DEADLINE):
         if time.monotonic() > end:
             pytest.fail(f"waited {deadline} s in vain for {what() if callable(what) else what}")
         time.sleep(0.01)
-
-
-def freePort():
-    """
-    Return a TCP port on which nobody listens.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def isAlive(pid):
-    """
-    Say whether a process runs: a zombie does not.
-    """
-    return stateOf(pid)[0] not in ("", "Z")
-
-
-def stateOf(pid):
-    """
-    Return the state of a process as a letter of proc(5), which is empty for
-    one that is gone, and the process id of its parent.
-    """
-    try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-    except (FileNotFoundError, ProcessLookupError):
-        return "", 0
-    return state, int(parent)
 
 
 def descriptors(pid):
@@ -241,15 +213,7 @@ class Service:
         Return the ids of all children of living processes of this service that
         nobody has waited for.
         """
-        ours = set(self.processes())
-        states = {
-            int(entry.name): stateOf(entry.name)
-            for entry in Path("/proc").iterdir()
-            if entry.name.isdigit()
-        }
-        return [
-            pid for pid, (state, parent) in states.items() if state == "Z" and parent in ours
-        ]
+        return zombiesOf(self.processes())
 
     def processes(self):
         """

@@ -16,20 +16,10 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import (
-    APPS,
-    TWISTD,
-    Clients,
-    PidFileWatch,
-    Service,
-    ask,
-    descriptors,
-    freePort,
-    isAlive,
-    until,
-)
+from processes import APPS, TWISTD, Clients, PidFileWatch, Service, ask, descriptors, until
 
 import txtableflip
+from txtableflip.testing._service import freePort, isAlive
 
 ANSWERING = ["tableflip", "--app", str(APPS / "answering.py")]
 

@@ -22,7 +22,9 @@ import pytest
 import wsproto
 import wsproto.events
 from httpclients import KINDS, Connection, Crowd, generationOf
-from processes import APPS, DEADLINE, connect, freePort, isAlive, until
+from processes import APPS, DEADLINE, connect, until
+
+from txtableflip.testing._service import freePort, isAlive
 
 
 def secured(certificate, *protocols):

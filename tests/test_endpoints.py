@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import DEADLINE, ask, connect, freePort
+from processes import DEADLINE, ask, connect
 from twisted.internet import endpoints, reactor, tcp, unix
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
@@ -58,6 +58,7 @@ from txtableflip._relaunch import successorCommand
 from txtableflip._unixport import PAUSE, UNIXPort
 from txtableflip.drain import LAST_WORDS, Outcome
 from txtableflip.endpoints import TableflipStringParser, unparse
+from txtableflip.testing._service import freePort
 
 LOCAL = "127.0.0.1"
 

@@ -8,10 +8,11 @@ import signal
 import sys
 
 import pytest
-from processes import APPS, TWISTD, ask, freePort
+from processes import APPS, TWISTD, ask
 
 from txtableflip import EnvironmentFileError
 from txtableflip._envfile import parseEnvironment
+from txtableflip.testing._service import freePort
 
 NAMED = "name = __import__('os').environ.get('RELEASE', 'none')"
 

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import DEADLINE, connect, freePort, isAlive, until
+from processes import DEADLINE, connect, until
+
+from txtableflip.testing._service import freePort, isAlive
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -13,7 +13,9 @@ import time
 import uuid
 
 import pytest
-from processes import APPS, Clients, ask, connect, freePort, isAlive, stateOf, until
+from processes import APPS, Clients, ask, connect, until
+
+from txtableflip.testing._service import freePort, isAlive, stateOf
 
 SAY = (
     "import os, signal, sys, time\nprint('last words of {name}', file=sys.stderr, flush=True)\n"

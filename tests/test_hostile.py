@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from processes import APPS, DEADLINE, TWISTD, ask, freePort, isAlive, until
+from processes import APPS, DEADLINE, TWISTD, ask, until
 from strategies import manifests
 from test_faults import Gate
 from test_relaunch import FOREGROUND, parse
@@ -52,6 +52,7 @@ from txtableflip._relaunch import (
 )
 from txtableflip._stale import removeStale
 from txtableflip.errors import ChannelError, ChildExited, PidFileError
+from txtableflip.testing._service import freePort, isAlive
 
 NOBODY = 65534
 OURS = Path(txtableflip.__file__).parent

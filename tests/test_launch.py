@@ -17,17 +17,9 @@ import zipapp
 from pathlib import Path
 
 import pytest
-from processes import (
-    APPS,
-    TWISTD,
-    Clients,
-    PidFileWatch,
-    ask,
-    connect,
-    freePort,
-    isAlive,
-    until,
-)
+from processes import APPS, TWISTD, Clients, PidFileWatch, ask, connect, until
+
+from txtableflip.testing._service import freePort, isAlive
 
 LAUNCHED = APPS / "launched.py"
 PAGE = "the whole page\n" * 100

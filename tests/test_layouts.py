@@ -8,9 +8,10 @@ import venv
 from pathlib import Path
 
 import pytest
-from processes import APPS, TWISTD, ask, freePort
+from processes import APPS, TWISTD, ask
 
 import txtableflip
+from txtableflip.testing._service import freePort
 
 APPLICATION = (APPS / "answering.py").read_text()
 

@@ -12,9 +12,10 @@ import sys
 from collections import Counter
 
 import pytest
-from processes import APPS, DEADLINE, TWISTD, Clients, ask, connect, freePort, isAlive, until
+from processes import APPS, DEADLINE, TWISTD, Clients, ask, connect, until
 
 from txtableflip._logfile import SharedLogFile, appendOnly
+from txtableflip.testing._service import freePort, isAlive
 
 WRITER = """
 import sys

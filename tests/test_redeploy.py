@@ -17,17 +17,9 @@ from functools import partial
 import h2.config
 import h2.connection
 import h2.events
-from processes import (
-    APPS,
-    Clients,
-    PidFileWatch,
-    ask,
-    connect,
-    descriptors,
-    freePort,
-    isAlive,
-    until,
-)
+from processes import APPS, Clients, PidFileWatch, ask, connect, descriptors, until
+
+from txtableflip.testing._service import freePort, isAlive
 
 
 def answering(service, endpoint, *options):

@@ -14,7 +14,9 @@ import sys
 import tempfile
 
 import pytest
-from processes import APPS, TWISTD, Clients, Service, ask, asOrdinaryUser, freePort, until
+from processes import APPS, TWISTD, Clients, Service, ask, asOrdinaryUser, until
+
+from txtableflip.testing._service import freePort
 
 
 class Releases:

@@ -11,17 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from processes import (
-    APPS,
-    DEADLINE,
-    TWISTD,
-    Clients,
-    ask,
-    asOrdinaryUser,
-    freePort,
-    stateOf,
-    until,
-)
+from processes import APPS, DEADLINE, TWISTD, Clients, ask, asOrdinaryUser, until
+
+from txtableflip.testing._service import freePort, stateOf
 
 ANSWERING = str(APPS / "answering.py")
 

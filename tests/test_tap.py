@@ -11,12 +11,13 @@ import sys
 from functools import cache
 
 import pytest
-from processes import APPS, TWISTD, ask, freePort, isAlive, until
+from processes import APPS, TWISTD, ask, until
 from twisted.python.usage import UsageError
 
 from twisted import version
 from txtableflip import currentUpgrader
 from txtableflip.tap import Options
+from txtableflip.testing._service import freePort, isAlive
 
 OLD_TWISTD = version.major < 26
 

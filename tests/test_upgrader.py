@@ -14,9 +14,10 @@ import sys
 from contextlib import suppress
 
 import pytest
-from processes import APPS, DEADLINE, freePort, isAlive, stateOf, until
+from processes import APPS, DEADLINE, until
 
 from txtableflip import Upgrader
+from txtableflip.testing._service import freePort, isAlive, stateOf
 
 
 class Chain:
@@ -273,7 +274,7 @@ def test_to_stop_during_an_upgrade_ends_the_child(chain):
     assert first.ask("upgrader.stop()") == {"result": None}
     assert upgrading.outcome()["error"] == "Stopping"
     assert not isAlive(second.pid)
-    assert stateOf(second.pid)[0] == ""
+    assert stateOf(second.pid)[0] == "X"
 
 
 def test_to_stop_a_child_that_is_not_ready_fails_the_upgrade(chain):
@@ -352,7 +353,7 @@ def test_a_failure_says_how_far_the_child_came_and_how_it_ended(
     assert {name: outcome[name] for name in expected} == expected
     assert "no database" in outcome["stderr"]
     assert f"process {outcome['pid']} " in outcome["message"]
-    assert stateOf(outcome["pid"])[0] == ""
+    assert stateOf(outcome["pid"])[0] == "X"
     if "not today" in release:
         assert "not today" in outcome["message"]
     assert first.ask("upgrader.generation") == {"result": 1}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from txtableflip.testing import Exchange
 from txtableflip.testing._clients import Clients
-from txtableflip.testing._service import Service, freePort
+from txtableflip.testing._service import Service, freePort, zombiesOf
 
 APP = Path(__file__).parent.parent / "tests" / "apps" / "answering.py"
 TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
@@ -104,7 +104,7 @@ class Chain:
             int(re.search(r"Threads:\s*(\d+)", status)[1]),
             sorted((proc / "environ").read_text().split("\0")),
             1024 * int(re.search(r"VmRSS:\s*(\d+)", status)[1]),
-            sum(isZombieOf(pid, name) for name in os.listdir("/proc")),
+            len(zombiesOf([pid])),
             int((self.directory / "twistd.pid").read_text()) == pid,
             # A log that has been rotated is as it should be.
             sorted({name.rstrip(".0123456789") for name in os.listdir(self.directory)}),
@@ -148,17 +148,6 @@ def listeners():
     tcp = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
     unix = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     return {one[9] for one in tcp if one[3] == "0A"} | {one[6] for one in unix}
-
-
-def isZombieOf(parent, name):
-    """
-    Say whether a process is a zombie, and a child of another.
-    """
-    try:
-        fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, NotADirectoryError):
-        return False
-    return fields[0] == "Z" and int(fields[1]) == parent
 
 
 def differences(first, last):

@@ -15,7 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from processes import APPS, TWISTD, Clients, Service, ask, isAlive, until
+from processes import APPS, TWISTD, Clients, Service, ask, until
+
+from txtableflip.testing._service import isAlive
 
 PORT = 8080  # nobody else is in this network
 UNIT = """

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -323,17 +323,30 @@ def isAlive(pid: int) -> bool:
     """
     @return: whether a process runs: a zombie does not.
     """
-    return stateOf(pid) not in "ZX"
+    return stateOf(pid)[0] not in "ZX"
 
 
-def stateOf(pid: int) -> str:
+def zombiesOf(parents: Collection[int]) -> list[int]:
     """
-    @return: the state of a process as a letter of proc(5).
+    @return: the ids of all children of these processes that have ended, and that
+        nobody has waited for.
+    """
+    states = {int(name): stateOf(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return [
+        pid for pid, (state, parent) in states.items() if state == "Z" and parent in parents
+    ]
+
+
+def stateOf(pid: int) -> tuple[str, int]:
+    """
+    @return: the state of a process as a letter of proc_pid_stat(5), C{"X"} for one
+        that is gone, and the process id of its parent.
     """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return "X"
+        return "X", 0
+    return fields[0], int(fields[1])
 
 
 def freePort() -> int:
