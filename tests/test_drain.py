@@ -7,12 +7,14 @@ import importlib.util
 import os
 import re
 import select
+import shutil
 import signal
 import ssl
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import h2.config
 import h2.connection
@@ -24,6 +26,7 @@ import wsproto.events
 from httpclients import KINDS, Connection, Crowd, generationOf
 from processes import APPS, DEADLINE, connect, until
 
+import txtableflip
 from txtableflip.testing._service import freePort, isAlive
 
 
@@ -104,6 +107,30 @@ def test_what_was_half_sent_is_answered(service, site):
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"\r\nConnection: close\r\n" in answer
     assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_process_drains_by_its_own_code_and_not_by_that_of_the_next_release(service, site):
+    """
+    What is on the disk when a process leaves may be another release, or nothing:
+    it has loaded before what it needs to say goodbye.  A release that cannot
+    load that serves all the same, and says what it cannot do.
+    """
+    package = service.directory / "txtableflip"
+    shutil.copytree(Path(txtableflip.__file__).parent, package)
+    service.environment["PYTHONPATH"] = str(service.directory)
+    address, wrap = site()["TCP"]
+    with Connection(address, wrap) as client:
+        assert client.get("first") == 1
+        (package / "_http.py").write_text("raise ImportError('of the next release')\n")
+        (package / "_websocket.py").unlink()
+        os.kill(service.pid, signal.SIGHUP)
+        service.waitFor("draining: 1 open connections")
+        assert client.get("second") == 1
+        assert client.isLast
+    service.waitFor("drained: 1 connections finished, 1 were told to, 0 were cut")
+    before, _ = service.log.split("generation 2 serves")
+    assert before.count("cannot be told to finish") == 2
+    assert "ImportError: of the next release" in before
 
 
 class Streams:

@@ -22,7 +22,7 @@ from txtableflip._pidfile import PidFile
 from txtableflip._ports import Ports
 from txtableflip._relaunch import Command
 from txtableflip._sockets import foreignListeners
-from txtableflip.drain import Drain
+from txtableflip.drain import Drain, loadKnownProtocols
 from txtableflip.fds import Fds
 
 
@@ -86,10 +86,11 @@ class Process:
 
     def prepare(self) -> None:
         """
-        Do what may fail, before this process asks to take over.
+        Do what may fail, or take time, before this process asks to take over.
 
         @raise PidFileError: if the pid file cannot be written.
         """
+        loadKnownProtocols()
         if self._pidFile is not None:
             self._pidFile.prepare()
 

@@ -9,6 +9,7 @@ speaks, lives until it closes or its time is over.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,16 @@ PROGRESS = 5.0
 How often the log says what is left, in seconds.
 """
 
+_KNOWN = {
+    "txtableflip._http": {"twisted.web.http"},
+    "txtableflip._websocket": {"twisted.web._websocket_impl", "autobahn.twisted.websocket"},
+}
+"""
+Which module of ours knows how connections of which libraries end.
+"""
+
+_log = Logger()
+
 
 @dataclass
 class Outcome:
@@ -67,7 +78,8 @@ class Drain:
         @param timeout: how long the connections have, in seconds, but for those
             of a listener with a time of its own.
         """
-        _loadKnownProtocols()
+        for known in loadKnownProtocols():
+            known.register()
         self._reactor = reactor
         self._connections = connections
         self._timeout = timeout
@@ -219,16 +231,24 @@ def _close(transport: Any) -> None:
     top.loseConnection()
 
 
-def _loadKnownProtocols() -> None:
+def loadKnownProtocols() -> list[Any]:
     """
-    Register the adapters for those libraries that this process has loaded.
+    Load what is known of those libraries that this process has loaded: before it
+    serves, for when it leaves, another release may be where its own was.
+
+    @return: the modules, each of which can C{register()} its adapters.
     """
-    # Here, because they import what this process may not have, or not need.
-    if "twisted.web.http" in sys.modules:
-        from txtableflip import _http  # noqa: PLC0415
-
-        _http.register()
-    if sys.modules.keys() & {"twisted.web._websocket_impl", "autobahn.twisted.websocket"}:
-        from txtableflip import _websocket  # noqa: PLC0415
-
-        _websocket.register()
+    found = []
+    for name, libraries in _KNOWN.items():
+        # Each imports its libraries, which this process may not have, or not need.
+        if libraries & sys.modules.keys():
+            try:
+                found.append(importlib.import_module(name))
+            except Exception:  # noqa: BLE001 - another release's module may raise anything
+                _log.failure(
+                    "connections of {libraries} cannot be told to finish, and may take "
+                    "until their deadline: {name} cannot be loaded",
+                    libraries=", ".join(sorted(libraries)),
+                    name=name,
+                )
+    return found
