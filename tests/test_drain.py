@@ -486,6 +486,37 @@ def test_a_process_is_taken_apart_in_order(service, cause):
     assert told == ["connectionLost", "stopFactory", "stopService", "shutdown trigger"]
 
 
+UNWILLING = """
+import os
+from twisted.application import service, strports
+from twisted.internet.protocol import Factory, Protocol
+
+class Unwilling(Factory):
+    protocol = Protocol
+    def stopFactory(self):
+        raise ValueError("no")
+
+service = service.MultiService()
+for description in os.environ["ENDPOINTS"].split():
+    strports.service(description, Unwilling()).setServiceParent(service)
+"""
+
+
+def test_factories_that_fail_to_stop_are_told_of_and_hold_up_nothing(service):
+    """
+    An exception of the application's, at the very end, is in the log, for each
+    factory; and the process ends at once, not by its deadline.
+    """
+    (service.directory / "app.py").write_text(UNWILLING)
+    service.environment["ENDPOINTS"] = " ".join(
+        f"tableflip:tcp:{freePort()}:interface=127.0.0.1" for _ in range(2)
+    )
+    service.twistd("tableflip", "--app", "app.py")
+    service.redeploy()
+    assert service.log.count("failed to stop") == service.log.count("ValueError: no") == 2
+    assert "should have ended by now" not in service.log
+
+
 @pytest.mark.parametrize("transport", ["TCP", "UNIX"])
 def test_a_request_that_comes_too_late_meets_an_end_and_no_reset(service, site, transport):
     """

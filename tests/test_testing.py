@@ -5,10 +5,11 @@ What an application's unit tests can do with a L{FakeUpgrader}.
 import inspect
 
 import pytest
+from twisted.internet.defer import fail
 from twisted.internet.interfaces import IReactorProcess
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import Logger, formatEvent
+from twisted.logger import Logger, eventAsText, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 from zope.interface.verify import verifyClass, verifyObject
@@ -294,6 +295,28 @@ def test_an_upgrade_service_runs_on_the_fake():
     fake.redeploy()
     fake.childTakesOver()
     assert reactor.hasStopped
+
+
+def test_a_service_whose_drain_fails_says_so_and_ends(monkeypatch):
+    """
+    Whatever it is that makes the drain fail, UpgradeService logs it and stops
+    the reactor.
+    """
+    reactor = MemoryReactorClock()
+    fake = FakeUpgrader(reactor)
+    monkeypatch.setattr(fake, "drain", lambda timeout: fail(ValueError("no drain")))
+    heard = []
+    monkeypatch.setattr(
+        UpgradeService, "_log", Logger(observer=lambda event: heard.append(eventAsText(event)))
+    )
+    UpgradeService(fake).startService()
+    reactor.run()
+    reactor.hasStopped = False
+    fake.redeploy()
+    fake.childTakesOver()
+    assert reactor.hasStopped
+    assert "draining failed" in heard[-1]
+    assert "ValueError: no drain" in heard[-1]
 
 
 def test_the_fake_leaves_the_process_alone(fake):

@@ -112,7 +112,10 @@ class Process:
         if self.isReplaced:
             yield self.ports.stop()
         for factory in factories:
-            factory.doStop()
+            try:
+                factory.doStop()
+            except Exception:  # noqa: BLE001 - it is the application's
+                self._log.failure("{factory} failed to stop", factory=factory)
         return outcome
 
     def endIn(self, seconds: float) -> None:

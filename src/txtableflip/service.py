@@ -167,7 +167,10 @@ class UpgradeService(Service):
     def _leave(self, ignored: None) -> Any:
         if not self.upgrader.isShuttingDown:
             self.upgrader.endIn(self.drainTimeout + EXIT_GRACE)
-            yield self.upgrader.drain(self.drainTimeout)
+            try:
+                yield self.upgrader.drain(self.drainTimeout)
+            except Exception:  # noqa: BLE001 - the process has to end in any case
+                self._log.failure("draining failed, and what is still open is cut")
             self._stopReactor()
 
     def _stopReactor(self) -> None:
