@@ -9,6 +9,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import ssl
 import threading
 from collections import Counter
@@ -515,6 +516,48 @@ def test_factories_that_fail_to_stop_are_told_of_and_hold_up_nothing(service):
     service.redeploy()
     assert service.log.count("failed to stop") == service.log.count("ValueError: no") == 2
     assert "should have ended by now" not in service.log
+
+
+UNRULY = """
+import os
+from twisted.application import strports
+from twisted.internet.protocol import Factory, Protocol
+
+class Unruly(Protocol):
+    def dataReceived(self, data):
+        self.transport.abortConnection()
+        raise ValueError("unruly")
+    def connectionLost(self, reason):
+        raise ValueError("unruly")
+
+service = strports.service(os.environ["ENDPOINTS"], Factory.forProtocol(Unruly))
+"""
+
+
+@pytest.mark.parametrize("network", ["tcp", "unix"])
+@pytest.mark.parametrize(("sent", "errors"), [(b"", 1), (b"x", 2)])
+def test_connections_of_a_protocol_that_raises_are_not_waited_for(
+    service, network, sent, errors
+):
+    """
+    A connection is closed when it is, whatever its protocol makes of that, and
+    also if it is lost twice over: a drain does not wait for it.
+    """
+    path, port = str(service.directory / "socket"), freePort()
+    description, address = {
+        "tcp": (f"tcp:{port}:interface=127.0.0.1", ("127.0.0.1", port)),
+        "unix": (f"unix:{path}", path),
+    }[network]
+    (service.directory / "app.py").write_text(UNRULY)
+    service.environment["ENDPOINTS"] = f"tableflip:{description}"
+    service.twistd("tableflip", "--app", "app.py")
+    with connect(address) as sock:
+        sock.sendall(sent)
+        sock.shutdown(socket.SHUT_WR)
+        service.waitFor("ValueError: unruly", errors)
+    service.redeploy()
+    assert "draining: 0 open connections" in service.log
+    assert "KeyError" not in service.log
 
 
 @pytest.mark.parametrize("transport", ["TCP", "UNIX"])

@@ -109,10 +109,12 @@ class Accepted:
 
     def closed(self, transport: Any) -> None:
         """
-        A connection is no more.
+        A connection is no more.  Twisted may say so twice: if it is aborted, and
+        its protocol raises then.
         """
-        self._open.remove(transport)
-        self._connections.closed(transport)
+        if transport in self._open:
+            self._open.remove(transport)
+            self._connections.closed(transport)
 
 
 class Connections:
@@ -234,8 +236,10 @@ class Counted:
         """
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
-        super().connectionLost(reason)  # type: ignore[misc]
-        self.accepted.closed(self)
+        try:
+            super().connectionLost(reason)  # type: ignore[misc]
+        finally:
+            self.accepted.closed(self)
 
 
 class CountedTCPServer(Counted, tcp.Server):
