@@ -381,6 +381,25 @@ def test_a_process_with_a_thread_that_never_returns_is_ended(service, site):
     assert service.pid != old
 
 
+def test_a_process_without_room_for_a_thread_drains_and_ends(service):
+    """
+    When the successor was the last process that there may be, so that nothing can
+    watch over the end of the old one, that drains and ends all the same.
+    """
+    port = freePort()
+    service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
+    service.release(
+        "import threading\n"
+        "def start(self):\n"
+        "    raise RuntimeError('no room for a thread')\n"
+        "threading.Timer.start = start\n"
+    )
+    service.twistd("tableflip", "--app", str(APPS / "answering.py"))
+    service.redeploy()
+    assert "does not end by itself: no room for a thread" in service.log
+    assert "drained: 0 connections finished" in service.log
+
+
 def test_a_stop_lets_requests_finish_and_accepts_no_more(service, site):
     """
     SIGTERM closes the listening sockets, finishes the request that is under

@@ -267,6 +267,47 @@ def test_a_protocol_that_cannot_drain_does_not_keep_the_others(clock, connection
         assert any(event.startswith("telling <") for event in events)
 
 
+def test_who_cannot_even_be_asked_is_told_of_once(clock, connections, events):
+    """
+    A factory that raises when it is asked how to drain is not asked again.
+    """
+
+    @implementer(IDrainableFactory)
+    class Broken(Factory):
+        def drainable(self, protocol):
+            raise ValueError("broken")
+
+    protocol = Protocol()
+    protocol.factory = Broken()
+    transport = Transport(connections.acceptedBy("here"), protocol)
+    begin(clock, connections)
+    let(clock, 5)
+    assert len([event for event in events if event.startswith("telling <")]) == 1
+    assert transport.done == []
+
+
+def test_a_connection_that_cannot_be_closed_is_aborted(clock, connections, events):
+    """
+    An error in closing one connection, as a wrapper of it may raise, is logged,
+    and keeps no other from being closed.
+    """
+
+    class Unwilling(Transport):
+        def loseConnection(self):
+            raise ValueError("unwilling")
+
+    accepted = connections.acceptedBy("here")
+    unwilling, other = Unwilling(accepted), Transport(accepted)
+    outcomes = begin(clock, connections)
+    clock.advance(10)
+    assert other.done == ["unregisterProducer", "loseConnection"]
+    assert len([event for event in events if event.startswith("closing <")]) == 1
+    clock.advance(LAST_WORDS)
+    clock.advance(0)
+    assert unwilling.done == ["unregisterProducer", "abortConnection"]
+    assert outcomes == [Outcome(finished=0, told=0, cut=2)]
+
+
 def test_a_factory_may_answer_for_its_protocols():
     """
     A factory that provides IDrainableFactory is asked before anything else.

@@ -25,7 +25,15 @@ def endIn(seconds: float, exitStatus: int) -> None:
     timer = threading.Timer(seconds, _end, [exitStatus])
     timer.daemon = True
     timer.name = "txtableflip watchdog"
-    timer.start()
+    try:
+        timer.start()
+    except RuntimeError as error:
+        # The successor may have been the last process that there could be.
+        _log.error(
+            "nobody will end process {pid} if it does not end by itself: {error}",
+            pid=os.getpid(),
+            error=error,
+        )
 
 
 def _end(exitStatus: int) -> None:

@@ -86,6 +86,7 @@ class Drain:
         self._begin = reactor.seconds()
         self._told: dict[Any, type] = {}
         self._late: set[Any] = set()
+        self._broken: set[Any] = set()
         self._initial = len(connections)
         self._nextProgress = self._begin + PROGRESS
 
@@ -126,7 +127,7 @@ class Drain:
                 self._tell(transport, left)
             elif transport not in self._late:
                 self._late.add(transport)
-                _close(transport)
+                self._close(transport)
             elif left <= -LAST_WORDS:
                 transport.abortConnection()
 
@@ -144,6 +145,8 @@ class Drain:
         Tell a connection's protocol that its process leaves, unless it has been
         told: it may have become another one meanwhile.
         """
+        if transport in self._broken:
+            return
         try:
             drainable = findDrainable(transport)
             if drainable is not None and self._told.get(transport) is not type(drainable):
@@ -153,7 +156,14 @@ class Drain:
                     done.addCallback(lambda ignored: _close(transport))
                     done.addErrback(self._failed, transport)
         except Exception:  # noqa: BLE001 - it is no reason to cut the others
+            self._broken.add(transport)
             self._log.failure("telling {transport} to drain", transport=transport)
+
+    def _close(self, transport: Any) -> None:
+        try:
+            _close(transport)
+        except Exception:  # noqa: BLE001 - it will be aborted soon
+            self._log.failure("closing {transport}", transport=transport)
 
     def _failed(self, failure: Any, transport: Any) -> None:
         self._log.failure("draining {transport}", failure=failure, transport=transport)
