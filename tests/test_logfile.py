@@ -3,13 +3,16 @@ One log file for several processes: no line is lost, torn or doubled, whoever
 rotates the file.
 """
 
+import errno
 import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 from processes import APPS, DEADLINE, TWISTD, Clients, ask, connect, until
@@ -134,6 +137,76 @@ def test_a_file_that_is_moved_or_removed_by_somebody_else_is_made_again(opened, 
     path.write_text("created by logrotate\n")
     log.write("4\n")
     assert path.read_text() == "created by logrotate\n4\n"
+
+
+def test_a_file_that_cannot_be_made_again_is_written_on(opened, tmp_path):
+    """
+    Where no new file can be made, as in a directory that is gone, or full, or
+    somebody else's, nothing is lost: the old file goes on, until there is one.
+    """
+    directory, moved = tmp_path / "logs", tmp_path / "moved"
+    directory.mkdir()
+    log = SharedLogFile("shared.log", str(directory), rotateLength=5)
+    log.write("one\n")
+    directory.rename(moved)
+    log.write("two\n")
+    log.write("three\n")
+    directory.mkdir()
+    log.write("four\n")
+    log.close()
+    assert contents(directory) == {b"four": 1}
+    assert contents(moved) == {b"one": 1, b"two": 1, b"three": 1}
+
+
+def test_a_rotation_that_fails_in_the_middle_is_not_the_end_of_the_log(
+    opened, tmp_path, monkeypatch
+):
+    """
+    When the old file has got another name and there is no room for a new one
+    (ENOSPC), the log goes on as soon as there is.
+    """
+
+    def full(log):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = opened(rotateLength=2)
+    log.write("1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedLogFile, "_openFile", full)
+        with pytest.raises(ValueError, match="closed file"):
+            log.write("2\n")
+    log.write("3\n")
+    assert files(tmp_path) == {"shared.log.1": "1\n", "shared.log": "3\n"}
+
+
+def test_threads_that_write_at_once_lose_no_line(tmp_path):
+    """
+    Threads write to one log while it is moved away again and again: each line
+    is in it once, and whole.
+    """
+    log = SharedLogFile("shared.log", str(tmp_path), rotateLength=None)
+    failures = []
+
+    def write(name):
+        try:
+            for number in range(2000):
+                log.write(f"{name} {number}\n")
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    moves = 0
+    while any(thread.is_alive() for thread in threads):
+        with suppress(FileNotFoundError):
+            (tmp_path / "shared.log").rename(tmp_path / f"shared.log.moved{moves}")
+            moves += 1
+    log.close()
+    assert failures == []
+    expected = [f"{name} {number}".encode() for name in "abcd" for number in range(2000)]
+    assert contents(tmp_path) == Counter(expected)
+    assert moves > 0
 
 
 def test_a_file_that_is_cut_short_goes_on_at_its_end(opened, tmp_path):

@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from twisted.logger import ILogObserver, textFileLogObserver
+from twisted.python import threadable
 from twisted.python.logfile import LogFile
 
 from txtableflip._relaunch import DIRECTORY
@@ -24,7 +25,8 @@ class SharedLogFile(LogFile):
     """
     Twisted's rotating log file, for any number of writers: each line is
     appended as a whole, wherever the others have written meanwhile; and whoever
-    rotates the file, all go on in the new one.
+    rotates the file, all go on in the new one.  Where there can be no new one, as
+    in a directory that is gone or full, they go on in the old one.
     """
 
     def shouldRotate(self) -> bool:
@@ -46,11 +48,20 @@ class SharedLogFile(LogFile):
         """
         Rotate the file, unless another process just has.
         """
-        with self._lock():
-            if self._isMoved():
-                self.reopen()
-            else:
+        with suppress(OSError), self._lock():
+            if not self._isMoved():
                 super().rotate()
+        if self._isMoved():
+            self.reopen()
+
+    def reopen(self) -> None:
+        """
+        Go on in the file that has the name now.
+        """
+        old = self._file
+        with suppress(OSError):
+            self._openFile()
+            old.close()
 
     def _openFile(self) -> None:
         # Twisted would truncate a file that another process has just created.
@@ -62,9 +73,12 @@ class SharedLogFile(LogFile):
         return os.fstat(self._file.fileno()).st_size
 
     def _isMoved(self) -> bool:
+        if self._file.closed:
+            # A rotation has failed in the middle.
+            return True
         try:
             return not os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
-        except FileNotFoundError:
+        except OSError:
             return True
 
     @contextmanager
@@ -79,6 +93,9 @@ class SharedLogFile(LogFile):
             yield
         finally:
             os.close(directory)
+
+
+threadable.synchronize(SharedLogFile)
 
 
 def appendOnly(fileno: int) -> None:
