@@ -14,7 +14,16 @@ from twisted.python.components import registerAdapter
 from zope.interface import implementer
 
 from txtableflip._connections import Connections
-from txtableflip.drain import LAST_WORDS, PROGRESS, TICK, Drain, Outcome, findDrainable
+from txtableflip.drain import (
+    AT_ONCE,
+    LAST_WORDS,
+    PROGRESS,
+    REST,
+    TICK,
+    Drain,
+    Outcome,
+    findDrainable,
+)
 from txtableflip.interfaces import IDrainable, IDrainableFactory
 
 
@@ -48,6 +57,7 @@ class Transport:
         self._accepted.closed(self)
 
     def end(self):
+        self.connected = False
         self._accepted.closed(self)
 
 
@@ -172,6 +182,51 @@ def test_a_listener_may_have_a_deadline_of_its_own(clock, connections):
     clock.advance(0)
     assert closed == ["early", "usual", "late"]
     assert outcomes == [Outcome(finished=0, told=0, cut=3)]
+
+
+def test_thousands_are_told_a_few_at_a_time(clock, connections):
+    """
+    In one turn of the reactor no more than a few connections are told, so that
+    requests which are under way wait for these and not for all; and not one that
+    has been closed meanwhile.
+    """
+    accepted = connections.acceptedBy("here")
+    transports = [Transport(accepted, Drainable()) for _ in range(3 * AT_ONCE)]
+
+    def told():
+        return [each for each in transports if each.protocol.told]
+
+    begin(clock, connections)
+    assert len(told()) == AT_ONCE
+    closed = next(each for each in transports if not each.protocol.told)
+    closed.end()
+    clock.advance(0)
+    clock.advance(0)
+    assert len(told()) == 3 * AT_ONCE - 1
+    assert closed.protocol.told == []
+
+
+def test_after_a_long_look_comes_a_long_rest(clock, connections):
+    """
+    The longer it takes to look at all connections, the rarer that is done; but
+    deadlines are kept.
+    """
+
+    class Slow(Drainable):
+        def drain(self, seconds):
+            clock.rightNow += 1
+
+    transport = Transport(connections.acceptedBy("here"), Slow())
+    outcomes = begin(clock, connections, 15)
+    transport.protocol = Drainable()
+    let(clock, REST - 1)
+    assert transport.protocol.told == []
+    let(clock, 2)
+    assert len(transport.protocol.told) == 1
+    clock.advance(4)
+    assert transport.done == ["unregisterProducer", "loseConnection"]
+    clock.advance(0)
+    assert [outcome.cut for outcome in outcomes] == [1]
 
 
 def test_what_comes_after_the_deadline_is_not_acted_upon(clock, connections):

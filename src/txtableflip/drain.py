@@ -31,8 +31,19 @@ been given to send, in seconds.  Then it is aborted.
 
 TICK = 0.2
 """
-How often the open connections are looked at, in seconds: a protocol may have
-become another one, with a deadline of its own.
+How often the open connections are looked at, in seconds, if there are few: a
+protocol may have become another one, with a deadline of its own.
+"""
+
+AT_ONCE = 100
+"""
+How many connections are looked at in one turn of the reactor.
+"""
+
+REST = 10
+"""
+So many times as long as it took to look at all, nothing is looked at: what is
+under way has the processor.
 """
 
 PROGRESS = 5.0
@@ -103,10 +114,11 @@ class Drain:
             timeout=self._timeout,
         )
         while len(self._connections):
-            for accepted in self._connections.listeners:
-                self._attend(accepted)
+            began = self._reactor.seconds()
+            for accepted in list(self._connections.listeners):
+                yield self._attend(accepted)
             self._tellProgress()
-            yield self._wait()
+            yield self._wait(self._reactor.seconds() - began)
         # An abort takes effect in the next turn of the reactor.
         yield deferLater(self._reactor, 0, lambda: None)
         outcome = Outcome(self._initial - len(self._late), len(self._told), len(self._late))
@@ -117,12 +129,16 @@ class Drain:
         )
         return outcome
 
-    def _attend(self, accepted: Accepted) -> None:
+    @inlineCallbacks
+    def _attend(self, accepted: Accepted) -> Any:
         """
-        Do with each connection of one listener what it is time for.
+        Do with each connection of one listener what it is time for, a few in each
+        turn of the reactor: with thousands, others would wait for all of them.
         """
-        left = self._left(accepted)
-        for transport in accepted:
+        for number, transport in enumerate(accepted, 1):
+            left = self._left(accepted)
+            if not transport.connected:
+                continue
             if left > 0:
                 self._tell(transport, left)
             elif transport not in self._late:
@@ -130,6 +146,8 @@ class Drain:
                 self._close(transport)
             elif left <= -LAST_WORDS:
                 transport.abortConnection()
+            if number % AT_ONCE == 0:
+                yield deferLater(self._reactor, 0, lambda: None)
 
     def _left(self, accepted: Accepted) -> float:
         """
@@ -186,8 +204,9 @@ class Drain:
                     left=max(0.0, self._left(accepted)),
                 )
 
-    def _wait(self) -> Deferred[None]:
+    def _wait(self, looked: float) -> Deferred[None]:
         """
+        @param looked: how long it took to look at all, in seconds.
         @return: a Deferred that fires when all are closed, or it is time to look
             again.
         """
@@ -200,7 +219,9 @@ class Drain:
         ]
         waiter = self._connections.whenAllClosed().wait()
         waiter.addTimeout(
-            min([TICK, *times]), self._reactor, onTimeoutCancel=lambda result, after: None
+            min([max(TICK, looked * REST), *times]),
+            self._reactor,
+            onTimeoutCancel=lambda result, after: None,
         )
         return waiter
 
