@@ -14,7 +14,7 @@ from pathlib import Path
 import endurance
 import programs
 import pytest
-from processes import TWISTD
+from processes import TWISTD, connect
 
 from txtableflip.testing import MISHAPS, Exchange, Http, Report, Torture, TortureError
 from txtableflip.testing.__main__ import main, parse, questionOf
@@ -422,3 +422,18 @@ def test_a_program_under_torture(tmp_path, capsys):
     assert programs.torture("upgrader.py", 1, tmp_path)
     assert re.search(r"upgrader.py +1 upgrades, .* 0 failures", capsys.readouterr().out)
     assert (tmp_path / "upgrader.py.png").exists()
+
+
+def test_a_free_port_is_kept_for_the_service_that_is_to_listen_there():
+    """
+    Until the service listens, the kernel lets nobody else have the port, as it
+    would when many tests look for one at once.
+    """
+    address = ("127.0.0.1", freePort())
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(address)
+    with socket.socket() as service:
+        service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        service.bind(address)
+        service.listen()
+        connect(address).close()

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -349,11 +350,24 @@ def stateOf(pid: int) -> tuple[str, int]:
     return fields[0], int(fields[1])
 
 
+_RESERVED_AT_ONCE = 50
+_reserved: deque[socket.socket] = deque()
+
+
 def freePort() -> int:
     """
+    Find a port for a service that is about to be started.  It is reserved: until many
+    others have been found, the kernel gives it to nobody who lets it choose,
+    such as a test beside this one, and yet a server can listen there, as servers
+    set C{SO_REUSEADDR} (socket(7)).
+
     @return: a TCP port of the loopback interface on which nobody listens.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    _reserved.append(sock)
+    if len(_reserved) > _RESERVED_AT_ONCE:
+        _reserved.popleft().close()
+    port: int = sock.getsockname()[1]
+    return port
