@@ -72,6 +72,14 @@ BENCHMARKS = (
         " says is chance.",
     ),
     Benchmark(
+        "Drain of thousands",
+        "drain.py",
+        "--rounds 1 --connections 100",
+        "The longest that a connection waited for its answer while its process drained it and"
+        " thousands of others, divided by the longest in as long a window of steady state right"
+        " before: at 1, a client cannot tell.",
+    ),
+    Benchmark(
         "Throughput, latency and memory against plain tcp:",
         "traffic.py",
         "--rounds 1 --requests 20",

@@ -105,7 +105,7 @@ class Service:
         """
         self.releaseFile.write_text(code)
 
-    def run(self, *arguments, **options):
+    def run(self, *arguments, timeout=DEADLINE, **options):
         """
         Run a command to its end, and return what subprocess.run does.
         """
@@ -115,7 +115,7 @@ class Service:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=DEADLINE,
+            timeout=timeout,
             check=False,
             **options,
         )

@@ -23,6 +23,7 @@ FIGURE = re.compile(r"^.+ -?\d+\.\d+ .* \(-?\d+\.\d+ to -?\d+\.\d+\)$", re.MULTI
         ("redeploy.py", ["--pairs", "1"], 3),
         ("descriptors.py", ["--rounds", "1"], 7),
         ("gap.py", ["--upgrades", "1"], 7),
+        ("drain.py", ["--rounds", "1", "--connections", "100"], 3),
         ("traffic.py", ["--rounds", "1", "--requests", "10"], 7),
     ],
 )
@@ -42,9 +43,8 @@ def test_report(service):
     benchmark with its command and its figures.
     """
     path = service.directory / "REPORT.md"
-    done = service.run(
-        *(sys.executable, str(BENCHMARKS / "report.py"), "--quick", "--report", str(path))
-    )
+    command = (sys.executable, str(BENCHMARKS / "report.py"), "--quick", "--report", str(path))
+    done = service.run(*command, timeout=5 * DEADLINE)
     assert done.returncode == 0, done.stdout + done.stderr
     text = path.read_text()
     assert done.stdout == text
@@ -52,7 +52,7 @@ def test_report(service):
     for pattern in ("^- .* UTC$", "processors: .* of memory$", "twisted", "load average"):
         assert re.search(pattern, head, re.MULTILINE), pattern
     commands = re.findall(r"^\$ python benchmarks/(\S+)", text, re.MULTILINE)
-    assert commands == ["redeploy.py", "descriptors.py", "gap.py", "traffic.py"]
+    assert commands == ["redeploy.py", "descriptors.py", "gap.py", "drain.py", "traffic.py"]
     assert all(FIGURE.search(each) for each in sections)
     assert service.processes() == []
 
