@@ -4,13 +4,11 @@ Any message between two generations, and anything else, for Hypothesis.
 
 from hypothesis import strategies as st
 
-from txtableflip._handover import (
+from txtableflip._handover.manifest import Entry, Identity, Key
+from txtableflip._handover.messages import (
     Abort,
     Commit,
-    Entry,
     Hello,
-    Identity,
-    Key,
     Manifest,
     Ready,
     Redeploy,

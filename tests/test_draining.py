@@ -13,8 +13,8 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.components import registerAdapter
 from zope.interface import implementer
 
-from txtableflip._connections import Connections
-from txtableflip.drain import (
+from txtableflip._draining.connections import Connections
+from txtableflip._draining.drain import (
     AT_ONCE,
     LAST_WORDS,
     PROGRESS,

@@ -48,15 +48,15 @@ from zope.interface import directlyProvides, providedBy
 from zope.interface.verify import verifyObject
 
 from txtableflip import InvalidEndpoint, NotInheritable, currentUpgrader
-from txtableflip._connections import Connections
-from txtableflip._endpoint import InheritableEndpoint, Listens
-from txtableflip._handover import Manifest
-from txtableflip._parent import Parent
-from txtableflip._process import Process
-from txtableflip._reactor import InheritingReactor
-from txtableflip._relaunch import successorCommand
-from txtableflip._unixport import PAUSE, UNIXPort
-from txtableflip.drain import LAST_WORDS, Outcome
+from txtableflip._draining.connections import Connections
+from txtableflip._draining.drain import LAST_WORDS, Outcome
+from txtableflip._generation import Process
+from txtableflip._handover.messages import Manifest
+from txtableflip._handover.parent import Parent
+from txtableflip._launch.relaunch import successorCommand
+from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
+from txtableflip._sockets.reactor import InheritingReactor
+from txtableflip._sockets.unixport import PAUSE, UNIXPort
 from txtableflip.endpoints import TableflipStringParser, unparse
 from txtableflip.testing._service import freePort
 
@@ -151,7 +151,7 @@ class Generation:
         """
         What L{Upgrader.endpoint} makes.
         """
-        return InheritableEndpoint(reactor, self.ports, Listens(), description)
+        return InheritableEndpoint(reactor, self.ports, Readiness(), description)
 
     def listen(self, description, factory=None):
         """

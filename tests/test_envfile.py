@@ -11,7 +11,7 @@ import pytest
 from processes import APPS, TWISTD, ask
 
 from txtableflip import EnvironmentFileError
-from txtableflip._envfile import parseEnvironment
+from txtableflip._launch.envfile import parseEnvironment
 from txtableflip.testing._service import freePort
 
 NAMED = "name = __import__('os').environ.get('RELEASE', 'none')"

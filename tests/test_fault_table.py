@@ -11,7 +11,7 @@ import faults
 import pytest
 from faults import COLUMNS, KILL, MOMENTS, complaintsOf, document, expected, tryColumns
 
-from txtableflip import _handover
+from txtableflip._handover import messages as wire
 from txtableflip.testing import _service
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"
@@ -31,7 +31,7 @@ def test_every_moment_has_a_row_and_every_message_its_moments(monkeypatch):
     tells, the other: before and after each message, and at each arrival.
     """
     code = momentsInTheCode(monkeypatch)
-    messages = {message.__name__ for message in get_args(_handover.Message)}
+    messages = {message.__name__ for message in get_args(wire.Message)}
     assert messages == {*code.SAID_BY_OLD, *code.SAID_BY_NEW}
     assert len(set(MOMENTS)) == len(MOMENTS)
     assert set(MOMENTS) == set(code.moments())
@@ -63,19 +63,19 @@ def test_whoever_is_killed_at_whichever_moment_it_is_known_who_serves():
 
 MUTATIONS = {
     "nobody commits": (
-        "Process.commitChild = lambda self: None",
+        "Generation.commitChild = lambda self: None",
         "new hears Commit",
         "waited",
     ),
     "nobody parks": (
-        "Process.park = lambda self: None",
+        "Generation.park = lambda self: None",
         "old drains",
         "two processes accept",
     ),
     "nobody takes back": (
         """
-original = Process.resume
-Process.resume = lambda self: None if self._child else original(self)
+original = Generation.resume
+Generation.resume = lambda self: None if self._child else original(self)
 """,
         "new has said Ready",
         "waited",
@@ -90,7 +90,7 @@ def test_the_table_fails_without(name):
     are cells in which something is wrong.
     """
     code, moment, complaint = MUTATIONS[name]
-    mutation = f"from txtableflip._process import Process\n{code}\n"
+    mutation = f"from txtableflip._generation import Generation\n{code}\n"
     column = (KILL, ("new",))
     assert complaintsOf(tryColumns([column], moments=[moment])) == []
     found = tryColumns([column], moments=[moment], mutation=mutation, patience=6)

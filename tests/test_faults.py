@@ -271,7 +271,7 @@ def test_garbage_does_not_make_an_orphan_of_a_child_that_cannot_be_ended(site):
     a while, it never takes the closed channel for a dead parent, and never
     serves beside it.
     """
-    first = site.start(code="import txtableflip._child\ntxtableflip._child.TERM_GRACE = 2\n")
+    first = site.start(code="from txtableflip._handover import child\nchild.TERM_GRACE = 2\n")
     site.service.release(
         f"name = 'orphan'\n{CHANNEL}import signal\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
@@ -332,11 +332,11 @@ def wrap(where, before="pass", after="pass"):
     )
 
 
-SAY_READY = "txtableflip._parent Parent sayReady"
-TAKE_OVER = "txtableflip._process Process takeOver"
-SAY_SERVING = "txtableflip._parent Parent sayServing"
-COMMIT = "txtableflip._child Child commit"
-PARK = "txtableflip._process Process park"
+SAY_READY = "txtableflip._handover.parent Parent sayReady"
+TAKE_OVER = "txtableflip._generation Process takeOver"
+SAY_SERVING = "txtableflip._handover.parent Parent sayServing"
+COMMIT = "txtableflip._handover.child Child commit"
+PARK = "txtableflip._generation Process park"
 
 
 def test_a_parent_that_dies_while_the_child_initialises_leaves_it_serving(site):
@@ -382,9 +382,9 @@ def test_a_parent_that_dies_while_it_drains_is_not_missed(site):
 
 
 QUICK = (
-    "import txtableflip._child\n"
-    "txtableflip._child.COMMIT_TIMEOUT = 3\n"
-    "txtableflip._child.TERM_GRACE = 0.5\n"
+    "import txtableflip._handover.child\n"
+    "txtableflip._handover.child.COMMIT_TIMEOUT = 3\n"
+    "txtableflip._handover.child.TERM_GRACE = 0.5\n"
 )
 
 
@@ -660,7 +660,7 @@ def test_to_stop_the_service_during_an_upgrade_ends_both_processes(site, child):
     and then the parent; nothing is left, no process and no name of one.
     """
     service = site.service
-    first = site.start(code="import txtableflip._child\ntxtableflip._child.TERM_GRACE = 0.5\n")
+    first = site.start(code="from txtableflip._handover import child\nchild.TERM_GRACE = 0.5\n")
     gate = Gate(service)
     service.release(gate.code)
     os.kill(first, signal.SIGHUP)

@@ -15,16 +15,14 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from txtableflip import _handover
-from txtableflip._channel import Channel
-from txtableflip._handover import (
+from txtableflip._handover import messages as wire
+from txtableflip._handover.channel import Channel
+from txtableflip._handover.manifest import Entry, Identity, Key
+from txtableflip._handover.messages import (
     MAX_FRAME,
     VERSION,
     Abort,
-    Entry,
     Hello,
-    Identity,
-    Key,
     Manifest,
     Ready,
     Redeploy,
@@ -323,9 +321,9 @@ def test_a_message_that_is_too_long_is_refused_by_who_sends_it(monkeypatch):
     """
     message = Abort("x" * 50)
     length = len(encode(message))
-    monkeypatch.setattr(_handover, "MAX_FRAME", length)
+    monkeypatch.setattr(wire, "MAX_FRAME", length)
     assert decode(encode(message)) == message
-    monkeypatch.setattr(_handover, "MAX_FRAME", length - 1)
+    monkeypatch.setattr(wire, "MAX_FRAME", length - 1)
     with pytest.raises(ChannelError, match=f"Abort of {length} bytes is too long"):
         encode(message)
 
@@ -389,7 +387,7 @@ class Transport(StringTransport):
         self.done.append("stopWriting")
 
 
-class Listener:
+class MessageReceiver:
     """
     Keeps what comes over a channel, in order.
     """
@@ -412,7 +410,7 @@ def connected():
     """
     Return a channel, its transport, and what its listener hears.
     """
-    listener, transport = Listener(), Transport()
+    listener, transport = MessageReceiver(), Transport()
     channel = Channel(listener)
     channel.makeConnection(transport)
     return channel, transport, listener.heard
@@ -553,7 +551,7 @@ def test_nothing_is_sent_to_a_peer_that_is_gone():
     channel, transport, heard = connected()
     channel.connectionLost(Failure(ConnectionDone()))
     channel.send(Ready())
-    Channel(Listener()).send(Ready())
+    Channel(MessageReceiver()).send(Ready())
     assert heard == ["lost"]
     assert (transport.value(), transport.done) == (b"", [])
 

@@ -34,23 +34,25 @@ from twisted.internet.testing import MemoryReactorClock
 from zope.interface import alsoProvides
 
 import txtableflip
-from txtableflip import EnvironmentFileError, InvalidEndpoint, _paths
-from txtableflip._child import Child
-from txtableflip._endpoint import InheritableEndpoint, Listens
-from txtableflip._envfile import readEnvironment
-from txtableflip._handover import Entry, Hello, Key, Manifest, encode
-from txtableflip._inventory import Descriptor, Held, Inventory, identify
-from txtableflip._parent import receiveManifest, takeChannel
-from txtableflip._pidfile import PidFile
-from txtableflip._process import Process
-from txtableflip._relaunch import (
+from txtableflip import EnvironmentFileError, InvalidEndpoint
+from txtableflip._generation import Process
+from txtableflip._handover.child import Child
+from txtableflip._handover.manifest import Entry, Key
+from txtableflip._handover.messages import Hello, Manifest, encode
+from txtableflip._handover.parent import receiveManifest, takeChannel
+from txtableflip._launch.envfile import readEnvironment
+from txtableflip._launch.pidfile import PidFile
+from txtableflip._launch.relaunch import (
     CHANNEL_VARIABLE,
     Command,
     keepInForeground,
     successorCommand,
     successorEnvironment,
 )
-from txtableflip._stale import removeStale
+from txtableflip._launch.stale import removeStale
+from txtableflip._sockets import unixpaths
+from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
+from txtableflip._sockets.inventory import Descriptor, HeldDescriptor, Inventory, identify
 from txtableflip.errors import ChannelError, ChildExited, PidFileError
 from txtableflip.testing._service import freePort, isAlive
 
@@ -178,7 +180,7 @@ What may come as a descriptor.
 @contextmanager
 def descriptors(kinds):
     """
-    Open one of each of these kinds.
+    HasDescriptor one of each of these kinds.
     """
     with ExitStack() as stack:
         made = []
@@ -230,7 +232,7 @@ def close(inventory):
     Close all that a child has inherited.
     """
     for held in inventory.inherited.values():
-        held.open.close()
+        held.handle.close()
 
 
 @st.composite
@@ -279,7 +281,7 @@ def entries(kinds, filenos):
             found = socket.socket(fileno=copy) if isSocket else Descriptor(copy)
             if isSocket:
                 copies.callback(found.detach)
-            parent.add(Key("listener", network, "here", number), Held(found))
+            parent.add(Key("listener", network, "here", number), HeldDescriptor(found))
         return list(parent.entries())
 
 
@@ -316,9 +318,9 @@ def test_a_descriptor_is_what_its_entry_says_or_nothing_is_inherited(data):
     with descriptors(kinds) as filenos, nothingLeaks():
         said = entries(kinds, filenos)
         whole = deliver(framed(Manifest(2, 60.0, None, tuple(said))), [2, *filenos])
-        assert {key: identify(held.open.fileno()) for key, held in whole.inherited.items()} == {
-            entry.key: entry.identity for entry in said
-        }
+        assert {
+            key: identify(held.handle.fileno()) for key, held in whole.inherited.items()
+        } == {entry.key: entry.identity for entry in said}
         close(whole)
         _, (lies, order) = data.draw(st.sampled_from(list(spoilings(kinds, filenos))))
         assert deliver(framed(Manifest(2, 60.0, None, tuple(lies))), [2, *order]) is None
@@ -530,7 +532,7 @@ def parsing():
     """
     reactor = Reactor()
     process = Process(reactor, None, DEADLINE, None, successorCommand)
-    listens = Listens()
+    listens = Readiness()
 
     def endpoint(description):
         return InheritableEndpoint(reactor, process.ports, listens, description)
@@ -858,7 +860,7 @@ def test_what_is_planted_at_a_path_is_named_and_left_alone(tmp_path, plant, hint
     plant(tmp_path / "s.sock")
     before = contents(tmp_path)
     with socket.socket(socket.AF_UNIX) as sock, inTime(), pytest.raises(CannotListenError) as e:
-        _paths.bind(sock, str(tmp_path / "s.sock"), 0o600)
+        unixpaths.bind(sock, str(tmp_path / "s.sock"), 0o600)
     assert hint in str(e.value)
     assert contents(tmp_path) == before
 
@@ -874,7 +876,7 @@ def test_a_forged_lock_does_not_have_anything_removed_but_the_socket_beside_it(t
     gone = subprocess.Popen(["true"])
     gone.wait()
     (tmp_path / "s.sock.lock").symlink_to(str(gone.pid))
-    _paths.lock(str(path))
+    unixpaths.lock(str(path))
     assert not path.is_symlink()
     assert status(tmp_path / "theirs") == theirs
 
@@ -901,12 +903,12 @@ def test_what_is_no_lock_is_named_and_left_alone(tmp_path, plant):
     plant(lock)
     before = contents(tmp_path)
     with inTime(), pytest.raises(CannotListenError, match="lock is no lock: remove it"):
-        _paths.lock(str(tmp_path / "s.sock"))
+        unixpaths.lock(str(tmp_path / "s.sock"))
     assert contents(tmp_path) == before
     with socket.socket(socket.AF_UNIX) as sock:
-        identity = _paths.bind(sock, str(tmp_path / "s.sock"), 0o600)
-    _paths.abandon(str(tmp_path / "s.sock"), identity)
-    _paths.releaseLock(str(tmp_path / "s.sock"))
+        identity = unixpaths.bind(sock, str(tmp_path / "s.sock"), 0o600)
+    unixpaths.abandon(str(tmp_path / "s.sock"), identity)
+    unixpaths.releaseLock(str(tmp_path / "s.sock"))
     assert contents(tmp_path) == before
 
 
@@ -919,7 +921,7 @@ def test_a_lock_is_taken_over_whatever_is_planted_beside_it(tmp_path, plant):
     lock = tmp_path / "s.sock.lock"
     lock.symlink_to("1")
     plant(tmp_path / f"s.sock.lock.{os.getpid()}")
-    _paths.takeLock(str(tmp_path / "s.sock"))
+    unixpaths.takeLock(str(tmp_path / "s.sock"))
     assert os.readlink(lock) == str(os.getpid())
     assert set(os.listdir(tmp_path)) <= {"s.sock.lock", "victim"}
     for path in tmp_path.rglob("victim"):
@@ -934,7 +936,7 @@ def test_a_lock_that_cannot_be_made_says_why(shared):
     """
     os.chmod(shared, 0o755)
     with asNobody(), pytest.raises(PermissionError):
-        _paths.lock(str(shared / "s.sock"))
+        unixpaths.lock(str(shared / "s.sock"))
 
 
 def test_a_path_that_is_replaced_in_an_upgrade_is_left_alone_for_ever(service, address):

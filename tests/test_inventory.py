@@ -12,10 +12,10 @@ import sys
 import pytest
 from twisted.internet.error import CannotListenError
 
-from txtableflip import _paths
-from txtableflip._handover import Identity, Key
-from txtableflip._inventory import Descriptor, Held, Inventory, identify
-from txtableflip._pidfile import PidFile
+from txtableflip._handover.manifest import Identity, Key
+from txtableflip._launch.pidfile import PidFile
+from txtableflip._sockets import unixpaths
+from txtableflip._sockets.inventory import Descriptor, HeldDescriptor, Inventory, identify
 from txtableflip.errors import ChannelError, PidFileError
 
 
@@ -58,7 +58,7 @@ def close(inventory):
     Close all that an inventory holds.
     """
     for held in [*inventory.used.values(), *inventory.inherited.values()]:
-        held.open.close()
+        held.handle.close()
 
 
 # -- names
@@ -71,7 +71,7 @@ def test_two_of_the_same_address_have_different_names(sockets):
     inventory = Inventory()
     for ordinal in (0, 1, 2):
         assert inventory.nextKey("listener", "tcp", "127.0.0.1:80") == key(ordinal=ordinal)
-        inventory.add(key(ordinal=ordinal), Held(sockets()))
+        inventory.add(key(ordinal=ordinal), HeldDescriptor(sockets()))
     inventory.remove(key(ordinal=1))
     assert inventory.nextKey("listener", "tcp", "127.0.0.1:80") == key(ordinal=1)
     assert inventory.nextKey("listener", "tcp", "127.0.0.1:81") == key("127.0.0.1:81")
@@ -84,8 +84,8 @@ def test_what_a_child_inherits_is_what_its_parent_used(sockets):
     """
     parent = Inventory()
     first, second = sockets(), sockets()
-    parent.add(key(), Held(first, backlog=5))
-    parent.add(key(ordinal=1), Held(second))
+    parent.add(key(), HeldDescriptor(first, backlog=5))
+    parent.add(key(ordinal=1), HeldDescriptor(second))
     child = handOver(parent)
     assert child.used == {}
     claimed = child.claim(key(ordinal=1))
@@ -106,7 +106,7 @@ def test_what_is_inherited_does_not_block(sockets):
     """
     parent = Inventory()
     sock = sockets()
-    parent.add(key(), Held(sock))
+    parent.add(key(), HeldDescriptor(sock))
     child = handOver(parent)
     with child.claim(key()).open.dup():
         assert not os.get_blocking(sock.fileno())
@@ -119,8 +119,8 @@ def test_what_the_application_closes_leaves_the_inventory(sockets):
     """
     inventory = Inventory()
     sock, file = sockets(), Descriptor(os.dup(2))
-    inventory.add(key(), Held(sock))
-    inventory.add(Key("file", "", "x", 0), Held(file))
+    inventory.add(key(), HeldDescriptor(sock))
+    inventory.add(Key("file", "", "x", 0), HeldDescriptor(file))
     sock.close()
     file.close()
     assert inventory.entries() == ()
@@ -136,8 +136,8 @@ def test_a_number_that_the_application_closes_is_nothing_to_us(isAsked):
     inventory = Inventory()
     file, sock = Descriptor(os.dup(2)), socket.socket()
     names = [Key("file", "", "x", 0), Key("socket", "", "x", 0)]
-    inventory.add(names[0], Held(file))
-    inventory.add(names[1], Held(sock))
+    inventory.add(names[0], HeldDescriptor(file))
+    inventory.add(names[1], HeldDescriptor(sock))
     numbers = inventory.descriptors()
     with open(os.devnull, "rb") as other:
         for number in numbers:
@@ -159,7 +159,7 @@ def test_a_number_that_is_closed_is_not_handed_over():
     """
     inventory = Inventory()
     file = Descriptor(os.dup(2))
-    inventory.add(Key("file", "", "x", 0), Held(file))
+    inventory.add(Key("file", "", "x", 0), HeldDescriptor(file))
     os.close(file.fileno())
     assert inventory.entries() == ()
     assert file.fileno() == -1
@@ -170,11 +170,11 @@ def test_what_is_not_claimed_is_closed_and_told(sockets):
     Dropping what was inherited closes it.
     """
     parent = Inventory()
-    parent.add(key(), Held(sockets()))
+    parent.add(key(), HeldDescriptor(sockets()))
     child = handOver(parent)
     (held,) = child.inherited.values()
     child.dropInherited()
-    assert held.open.fileno() == -1
+    assert held.handle.fileno() == -1
     assert child.changes.dropped == ["tcp 127.0.0.1:80"]
     assert child.inherited == {}
 
@@ -199,7 +199,7 @@ def test_a_socket_that_does_not_suit_its_name_is_refused(sockets, network, famil
     A socket of the wrong family or type for its network is not adopted.
     """
     parent = Inventory()
-    parent.add(key(network=network), Held(sockets(family, kind)))
+    parent.add(key(network=network), HeldDescriptor(sockets(family, kind)))
     with pytest.raises(ChannelError, match=f"inherited as {network} .* does not suit"):
         close(handOver(parent))
 
@@ -209,7 +209,7 @@ def test_a_descriptor_that_is_another_than_its_entry_says_is_refused(sockets):
     A socket or a file in the place of another is noticed.
     """
     parent = Inventory()
-    parent.add(key(), Held(sockets()))
+    parent.add(key(), HeldDescriptor(sockets()))
     for other in (sockets().fileno(), 2):
         with pytest.raises(ChannelError, match="is another one"):
             Inventory().inherit(parent.entries(), [os.dup(other)])
@@ -226,7 +226,7 @@ def test_a_path_has_its_mode_from_the_first_instant(sockets, tmp_path, mode):
     """
     previous = os.umask(0o027)
     try:
-        identity = _paths.bind(sockets(socket.AF_UNIX), str(tmp_path / "s"), mode)
+        identity = unixpaths.bind(sockets(socket.AF_UNIX), str(tmp_path / "s"), mode)
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(previous)
@@ -240,15 +240,15 @@ def test_only_our_own_path_is_removed(sockets, tmp_path):
     A path that somebody has replaced is left alone, and so is one that is gone.
     """
     path = tmp_path / "s"
-    identity = _paths.bind(sockets(socket.AF_UNIX), str(path), 0o600)
+    identity = unixpaths.bind(sockets(socket.AF_UNIX), str(path), 0o600)
     path.rename(tmp_path / "ours")
     path.write_text("somebody else's")
-    _paths.remove(str(path), identity)
+    unixpaths.remove(str(path), identity)
     assert path.exists()
     path.unlink()
-    _paths.remove(str(path), identity)
+    unixpaths.remove(str(path), identity)
     (tmp_path / "ours").rename(path)
-    _paths.remove(str(path), identity)
+    unixpaths.remove(str(path), identity)
     assert not path.exists()
 
 
@@ -257,7 +257,7 @@ def refusal(sockets, path):
     Return the reason why a path cannot be bound.
     """
     with pytest.raises(CannotListenError) as raised:
-        _paths.bind(sockets(socket.AF_UNIX), str(path), 0o600)
+        unixpaths.bind(sockets(socket.AF_UNIX), str(path), 0o600)
     return str(raised.value)
 
 
@@ -307,7 +307,7 @@ def test_a_lock_of_a_living_process_is_respected(tmp_path):
     """
     os.symlink("1", tmp_path / "s.lock")
     with pytest.raises(CannotListenError, match="process 1 holds"):
-        _paths.lock(str(tmp_path / "s"))
+        unixpaths.lock(str(tmp_path / "s"))
 
 
 def test_a_lock_of_a_dead_process_is_taken_with_what_it_left(sockets, tmp_path):
@@ -316,13 +316,13 @@ def test_a_lock_of_a_dead_process_is_taken_with_what_it_left(sockets, tmp_path):
     """
     sockets(socket.AF_UNIX).bind(str(tmp_path / "s"))
     os.symlink(str(deadProcess()), tmp_path / "s.lock")
-    _paths.lock(str(tmp_path / "s"))
+    unixpaths.lock(str(tmp_path / "s"))
     assert not (tmp_path / "s").exists()
     assert os.readlink(tmp_path / "s.lock") == str(os.getpid())
 
     (tmp_path / "t").write_text("a file")
     os.symlink(str(deadProcess()), tmp_path / "t.lock")
-    _paths.lock(str(tmp_path / "t"))
+    unixpaths.lock(str(tmp_path / "t"))
     assert (tmp_path / "t").exists()
 
 
@@ -332,12 +332,12 @@ def test_a_lock_is_taken_over_and_released_by_its_owner_only(tmp_path):
     """
     lock = tmp_path / "s.lock"
     os.symlink("1", lock)
-    _paths.releaseLock(str(tmp_path / "s"))
+    unixpaths.releaseLock(str(tmp_path / "s"))
     assert os.readlink(lock) == "1"
-    _paths.takeLock(str(tmp_path / "s"))
+    unixpaths.takeLock(str(tmp_path / "s"))
     assert os.readlink(lock) == str(os.getpid())
     assert list(tmp_path.iterdir()) == [lock]
-    _paths.releaseLock(str(tmp_path / "s"))
+    unixpaths.releaseLock(str(tmp_path / "s"))
     assert not lock.is_symlink()
 
 
@@ -346,9 +346,9 @@ def test_names_that_cannot_be_changed_do_not_stop_the_process(tmp_path):
     What the file system refuses is logged, and not raised.
     """
     nowhere = str(tmp_path / "no" / "directory" / "s")
-    _paths.takeLock(nowhere)
-    _paths.releaseLock(nowhere)
-    _paths.remove(nowhere, Identity(1, 2))
+    unixpaths.takeLock(nowhere)
+    unixpaths.releaseLock(nowhere)
+    unixpaths.remove(nowhere, Identity(1, 2))
 
 
 # -- the pid file

@@ -17,12 +17,12 @@ from contextlib import suppress
 import pytest
 from processes import APPS, DEADLINE, TWISTD, Clients, ask, connect, until
 
-from txtableflip._logfile import SharedLogFile, appendOnly
+from txtableflip._launch.logfile import SharedLogFile, appendOnly
 from txtableflip.testing._service import freePort, isAlive
 
 WRITER = """
 import sys
-from txtableflip._logfile import SharedLogFile
+from txtableflip._launch.logfile import SharedLogFile
 
 name, count, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 log = SharedLogFile("shared.log", ".", rotateLength=length or None)
@@ -284,7 +284,7 @@ def test_rotation_waits_for_the_lock_of_another(opened, tmp_path):
     log = opened()
     log.write("1\n")
     script = (
-        "from txtableflip._logfile import SharedLogFile\n"
+        "from txtableflip._launch.logfile import SharedLogFile\n"
         "log = SharedLogFile('shared.log', '.')\n"
         "print('open', flush=True)\n"
         "log.rotate()\n"

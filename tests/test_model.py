@@ -2,8 +2,8 @@
 Two processes that hold on to each other: the rules of both, joined by the bytes
 that they send, while either may fail at any step and at any byte.
 
-What the parent does with a child (L{txtableflip._child}), and a child with its
-parent (L{txtableflip._parent}), is said here again in as few words as possible.
+What the parent does with a child (L{txtableflip._handover.child}), and a child with its
+parent (L{txtableflip._handover.parent}), is said here again in as few words as possible.
 It begins when the child has read its manifest, for that is read at once or not
 at all, and has no part in who accepts.
 """
@@ -24,8 +24,8 @@ from hypothesis.stateful import (
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 
-from txtableflip._channel import Channel
-from txtableflip._handover import Abort, Commit, Ready, Redeploy, Refused, Serving
+from txtableflip._handover.channel import Channel
+from txtableflip._handover.messages import Abort, Commit, Ready, Redeploy, Refused, Serving
 from txtableflip._lifecycle import Core, begin
 from txtableflip.errors import ChildExited
 

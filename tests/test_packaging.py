@@ -27,13 +27,13 @@ from zope.interface.verify import verifyClass, verifyObject
 
 import txtableflip
 from txtableflip import Upgrader, UpgradeService, _lifecycle
-from txtableflip._channel import Channel, Listener
-from txtableflip._child import Child
-from txtableflip._connections import CountedTCPServer
-from txtableflip._endpoint import InheritableEndpoint
-from txtableflip._logfile import observer
-from txtableflip._ports import _ListeningPort
-from txtableflip._unixport import CountedUNIXServer, UNIXPort
+from txtableflip._draining.connections import CountedTCPServer
+from txtableflip._handover.channel import Channel, MessageReceiver
+from txtableflip._handover.child import Child
+from txtableflip._launch.logfile import observer
+from txtableflip._sockets.endpoint import InheritableEndpoint
+from txtableflip._sockets.ports import _ListeningPort
+from txtableflip._sockets.unixport import CountedUNIXServer, UNIXPort
 from txtableflip.endpoints import TableflipStringParser
 from txtableflip.interfaces import IUpgrader
 from txtableflip.tap import Host
@@ -58,7 +58,7 @@ def modules():
     """
     Return all modules of the package.
     """
-    found = pkgutil.iter_modules(txtableflip.__path__, "txtableflip.")
+    found = pkgutil.walk_packages(txtableflip.__path__, "txtableflip.")
     return [txtableflip, *(importlib.import_module(each.name) for each in found)]
 
 
@@ -107,7 +107,7 @@ def test_every_public_name_is_documented(name):
 DOCUMENTED_ELSEWHERE = {
     *dir(_lifecycle.Steps),
     *dir(_lifecycle.Lifecycle),
-    *dir(Listener),
+    *dir(MessageReceiver),
     *interfaces.IProtocol,
 }
 """

@@ -9,19 +9,12 @@ import threading
 
 import pytest
 
-from txtableflip import _parent
-from txtableflip._handover import (
-    MAX_FRAME,
-    Commit,
-    Entry,
-    Identity,
-    Key,
-    Manifest,
-    encode,
-)
-from txtableflip._inventory import identify
-from txtableflip._parent import _distrust, receiveManifest, takeChannel
-from txtableflip._relaunch import CHANNEL_VARIABLE
+from txtableflip._handover import parent
+from txtableflip._handover.manifest import Entry, Identity, Key
+from txtableflip._handover.messages import MAX_FRAME, Commit, Manifest, encode
+from txtableflip._handover.parent import _distrust, receiveManifest, takeChannel
+from txtableflip._launch.relaunch import CHANNEL_VARIABLE
+from txtableflip._sockets.inventory import identify
 from txtableflip.errors import ChannelError
 
 
@@ -163,8 +156,8 @@ def test_a_forged_channel_makes_a_first_generation(monkeypatch):
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         copy = os.dup(sock.fileno())
-    monkeypatch.setattr(_parent, "_channel", copy)
-    assert _parent.findParent() is None
+    monkeypatch.setattr(parent, "_channel", copy)
+    assert parent.findParent() is None
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(copy)
 

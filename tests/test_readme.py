@@ -10,7 +10,9 @@ import pytest
 import states
 
 import txtableflip
-from txtableflip import _child, _parent, drain, service, upgrader
+from txtableflip import service, upgrader
+from txtableflip._draining import drain
+from txtableflip._handover import child, parent
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -87,7 +89,7 @@ def messages():
     Return every text in the source, with what is filled in replaced by dots.
     """
     found = []
-    for path in Path(txtableflip.__file__).parent.glob("*.py"):
+    for path in Path(txtableflip.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text())
         docstrings = {
             node.value
@@ -125,11 +127,11 @@ def test_the_deadlines_in_the_documents_are_those_of_the_code():
     text = (ROOT / "docs" / "how-it-works.md").read_text()
     rows = dict(re.findall(r"^\| (.*?) \| (.*? \|.*?) \|$", text, re.MULTILINE))
     for row, seconds in {
-        "the socket list, in the new process": _parent.MANIFEST_TIMEOUT,
+        "the socket list, in the new process": parent.MANIFEST_TIMEOUT,
         "*Ready*": upgrader.UPGRADE_TIMEOUT,
-        "the end of a new process that got SIGTERM": _child.TERM_GRACE,
-        "*Serving*, after *Commit*": _child.COMMIT_TIMEOUT,
-        "the exit status of a new process that has closed the channel": _child.EXIT_GRACE,
+        "the end of a new process that got SIGTERM": child.TERM_GRACE,
+        "*Serving*, after *Commit*": child.COMMIT_TIMEOUT,
+        "the exit status of a new process that has closed the channel": child.EXIT_GRACE,
         "the connections of the old process": service.DRAIN_TIMEOUT,
     }.items():
         assert f"{seconds:g} s" in rows[row], row

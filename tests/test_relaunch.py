@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from twisted.scripts._twistd_unix import ServerOptions
 
-from txtableflip._relaunch import (
+from txtableflip._launch.relaunch import (
     CHANNEL_VARIABLE,
     Command,
     inDirectory,
@@ -116,10 +116,10 @@ def test_the_log_stays_where_the_user_wanted_it(line):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (["-n", "web"], ["-n", "--logger=txtableflip._logfile.observer", *FOREGROUND, "web"]),
+        (["-n", "web"], ["-n", "--logger=txtableflip.log.observer", *FOREGROUND, "web"]),
         (
             ["-l", "--", "--", "web"],
-            ["-l", "--", "--logger=txtableflip._logfile.observer", *FOREGROUND, "--", "web"],
+            ["-l", "--", "--logger=txtableflip.log.observer", *FOREGROUND, "--", "web"],
         ),
         (["--logger", "mine", "-y", "a.tac"], ["--logger", "mine", "-y", "a.tac", *FOREGROUND]),
         (["--nosuch", "web"], ["--nosuch", "web"]),

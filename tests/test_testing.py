@@ -249,7 +249,7 @@ def test_an_endpoint_that_is_not_inheritable_fails_as_with_the_real_one(fake, mo
             pass
 
     deaf = Deaf()
-    monkeypatch.setattr("txtableflip._endpoint.serverFromString", lambda *a: deaf)
+    monkeypatch.setattr("txtableflip._sockets.endpoint.serverFromString", lambda *a: deaf)
     error = outcomeOf(fake.endpoint("deaf:").listen(Factory()))
     assert isinstance(error, NotInheritable)
     assert outcomeOf(fake.whenListening()) is error

@@ -90,10 +90,11 @@ are shortened for the purpose.
 
 TAC = f"""
 from twisted.internet import reactor
-from txtableflip import Upgrader, UpgradeService, _child, _parent
-_child.COMMIT_TIMEOUT = 1
-_child.TERM_GRACE = _child.EXIT_GRACE = 0.5
-_parent.MANIFEST_TIMEOUT = 1.5
+from txtableflip import Upgrader, UpgradeService
+from txtableflip._handover import child, parent
+child.COMMIT_TIMEOUT = 1
+child.TERM_GRACE = child.EXIT_GRACE = 0.5
+parent.MANIFEST_TIMEOUT = 1.5
 upgrading = UpgradeService(Upgrader(reactor, upgradeTimeout={UPGRADE_TIMEOUT}))
 exec(open({str(APP)!r}).read())
 upgrading.setServiceParent(application)

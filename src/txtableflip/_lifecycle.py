@@ -28,7 +28,7 @@ That is symmetrical but for one case: a child which the parent has given up
 death for a reason to serve.
 
 A process that falls silent without dying is made to die: deadlines live where
-the waiting is done (L{txtableflip._child}, L{txtableflip._parent}), and arrive
+the waiting is done (L{txtableflip._handover.child} and C{parent}), and arrive
 here as the same inputs as a death does.
 
 How this file is read
@@ -50,7 +50,7 @@ from automat import TypeMachineBuilder
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from txtableflip._occasion import Occasion
+from txtableflip._observers import OneShot
 from txtableflip.errors import (
     Abandoned,
     AlreadyUpgraded,
@@ -200,9 +200,9 @@ class Core:
     """
 
     steps: Steps
-    isReady: Occasion = field(default_factory=Occasion)
-    isExiting: Occasion = field(default_factory=Occasion)
-    parentIsGone: Occasion = field(default_factory=Occasion)
+    isReady: OneShot = field(default_factory=OneShot)
+    isExiting: OneShot = field(default_factory=OneShot)
+    parentIsGone: OneShot = field(default_factory=OneShot)
     wanted: bool = False
     result: Deferred[None] | None = None
 
@@ -245,8 +245,8 @@ class Core:
         """
         This process is not to serve (any longer).
         """
-        self.isReady.fail(error)
-        self.isExiting.happen()
+        self.isReady.error(error)
+        self.isExiting.fire()
 
 
 def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
@@ -274,8 +274,8 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
     @awaiting.upon(Lifecycle.parentExited).to(serving)
     def serveAlone(machine: Lifecycle, core: Core) -> None:
         core.steps.takeOver()
-        core.isReady.happen()
-        core.parentIsGone.happen()
+        core.isReady.fire()
+        core.parentIsGone.fire()
         catchUp(machine, core)
 
     @besideParent.upon(Lifecycle.ready).to(awaiting)
@@ -286,13 +286,13 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
     def serveBesideParent(machine: Lifecycle, core: Core) -> None:
         core.steps.takeOver()
         core.steps.sayServing()
-        core.isReady.happen()
+        core.isReady.fire()
 
     # -- it never will be ready, or is not wanted
 
     @initialising.upon(Lifecycle.initialisationFailed).loop()
     def stayUnready(machine: Lifecycle, core: Core, error: Exception) -> None:
-        core.isReady.fail(error)
+        core.isReady.error(error)
 
     @besideParent.upon(Lifecycle.initialisationFailed).to(stopped)
     def refuse(machine: Lifecycle, core: Core, error: Exception) -> None:
@@ -314,11 +314,11 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
 
     @besideParent.upon(Lifecycle.parentExited).to(initialising)
     def goOnAlone(machine: Lifecycle, core: Core) -> None:
-        core.parentIsGone.happen()
+        core.parentIsGone.fire()
 
     @newlyServing.upon(Lifecycle.parentExited).to(serving)
     def succeed(machine: Lifecycle, core: Core) -> None:
-        core.parentIsGone.happen()
+        core.parentIsGone.fire()
         catchUp(machine, core)
 
     # -- an upgrade, from beginning to end
@@ -341,7 +341,7 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
         core.end(None)
         if core.wanted:
             core.steps.forwardRedeploy()
-        core.isExiting.happen()
+        core.isExiting.fire()
 
     @upgrading.upon(Lifecycle.childFailed).to(serving)
     @committing.upon(Lifecycle.childFailed).to(serving)
@@ -422,7 +422,7 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
 
     @stopped.upon(Lifecycle.ready).loop()
     def tooLate(machine: Lifecycle, core: Core) -> None:
-        core.isReady.fail(Stopping("this process was told to stop"))
+        core.isReady.error(Stopping("this process was told to stop"))
 
     # -- what changes nothing: said twice, too late, or by a peer that has been given up
 

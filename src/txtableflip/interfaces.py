@@ -20,7 +20,7 @@ class IUpgrader(Interface):
     hasParent: bool = Attribute("Whether this process was started in an upgrade.")
     generation: int = Attribute("Which one this is in its chain, counted from 1.")
     reactor: Any = Attribute("The reactor, but that what listens through it is inherited.")
-    fds: Any = Attribute("What is handed over by name: L{txtableflip.fds.Fds}.")
+    fds: Any = Attribute("What is handed over by name: L{txtableflip._sockets.named.Fds}.")
     used: list[str] = Attribute("What a child would inherit, in words.")
     descriptions: list[str] = Attribute("The strings that endpoints were made of.")
     pending: list[str] = Attribute("Which endpoints have not been told to listen.")

@@ -15,9 +15,9 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
-from txtableflip import _twistd
-from txtableflip._logfile import shareTwistdLog
-from txtableflip._obstacles import findObstacles
+from txtableflip._launch import twistd
+from txtableflip._launch.logfile import shareTwistdLog
+from txtableflip._launch.preflight import findObstacles
 from txtableflip.errors import PidFileError
 from txtableflip.upgrader import Upgrader, checkTimeout, currentUpgrader
 
@@ -104,7 +104,7 @@ class UpgradeService(Service):
         The reactor runs: say ready, as soon as everything listens.
         """
         shareTwistdLog()
-        pidFile = _twistd.takePidFile()
+        pidFile = twistd.takePidFile()
         if pidFile is not None:
             self.upgrader.usePidFile(pidFile)
         reminder = self.upgrader.reactor.callLater(PATIENCE, self._remind)
@@ -135,7 +135,7 @@ class UpgradeService(Service):
         self.upgrader.ready().addErrback(self._notServing)
 
     def _warnOfObstacles(self) -> None:
-        config = _twistd.configuration()
+        config = twistd.configuration()
         found = findObstacles(config, self.upgrader.descriptions)
         if found:
             self._log.warn(

@@ -14,10 +14,10 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
 
-from txtableflip._application import ApplicationError, findApplication
-from txtableflip._envfile import readEnvironment
-from txtableflip._signals import redeploySignal
-from txtableflip._stale import removeStale
+from txtableflip._launch.application import ApplicationError, findApplication
+from txtableflip._launch.envfile import readEnvironment
+from txtableflip._launch.signals import redeploySignal
+from txtableflip._launch.stale import removeStale
 from txtableflip.errors import NotSupported, PidFileError
 from txtableflip.service import DRAIN_TIMEOUT, REDEPLOY_SIGNAL, UpgradeService
 from txtableflip.upgrader import UPGRADE_TIMEOUT, Upgrader, checkTimeout
@@ -136,7 +136,7 @@ class Options(usage.Options):
             except PidFileError as error:
                 raise usage.UsageError(str(error)) from error
         if not (twistd.get("logger") or twistd.get("syslog")):
-            twistd["logger"] = "txtableflip._logfile.observer"
+            twistd["logger"] = "txtableflip.log.observer"
 
     def _makeUpgrader(self) -> Upgrader | None:
         """

@@ -21,16 +21,16 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from txtableflip import _lifecycle
-from txtableflip._connections import OpenConnection
-from txtableflip._endpoint import InheritableEndpoint, Listens
-from txtableflip._inventory import Changes
-from txtableflip._parent import findParent
-from txtableflip._process import Process
-from txtableflip._reactor import InheritingReactor
-from txtableflip._relaunch import successorCommand
-from txtableflip._signals import SignalHandler, StopHandler, redeploySignal, signalNumber
+from txtableflip._draining.connections import OpenConnection
+from txtableflip._generation import Generation
+from txtableflip._handover.parent import findParent
+from txtableflip._launch.relaunch import successorCommand
+from txtableflip._launch.signals import SignalHandler, StopHandler, redeploySignal, signalNumber
+from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
+from txtableflip._sockets.inventory import Changes
+from txtableflip._sockets.named import Fds
+from txtableflip._sockets.reactor import InheritingReactor
 from txtableflip.errors import NotSupported, PidFileError, UpgraderExists
-from txtableflip.fds import Fds
 from txtableflip.interfaces import IUpgrader
 
 UPGRADE_TIMEOUT = 60.0
@@ -99,14 +99,14 @@ class Upgrader:
                 "endpoint string, or pass the one there is (txtableflip.currentUpgrader())"
             )
         parent = findParent()
-        self._process = Process(
+        self._process = Generation(
             *(reactor, parent, upgradeTimeout, pidFile),
             lambda: successorCommand(command, envFile),
         )
         self._core = _lifecycle.Core(self._process)
         self._lifecycle = _lifecycle.begin(self._core, hasParent=parent is not None)
         self._reactor = reactor
-        self._listens = Listens()
+        self._listens = Readiness()
         self.isShuttingDown = False
         self.service: object = None
         self.hasParent = parent is not None
@@ -307,7 +307,7 @@ class Upgrader:
             C{WaitForParent}).
         """
         if not self.hasParent:
-            self._core.parentIsGone.happen()
+            self._core.parentIsGone.fire()
         return self._core.parentIsGone.wait()
 
     def stop(self) -> Deferred[None]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from txtableflip._signals import redeploySignal
+from txtableflip._launch.signals import redeploySignal
 from txtableflip.testing._clients import Exchange, Http, Question
 from txtableflip.testing._service import TortureError
 from txtableflip.testing._torture import Torture

@@ -11,13 +11,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from txtableflip import _lifecycle
-from txtableflip._connections import Connections
-from txtableflip._endpoint import InheritableEndpoint, Listens
-from txtableflip._inventory import Inventory
-from txtableflip._ports import Ports
-from txtableflip._signals import StopHandler, redeploySignal, signalNumber
+from txtableflip._draining.connections import Connections
+from txtableflip._launch.signals import StopHandler, redeploySignal, signalNumber
+from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
+from txtableflip._sockets.inventory import Inventory
+from txtableflip._sockets.named import Fds
+from txtableflip._sockets.ports import Ports
 from txtableflip.errors import ChildExited, UpgradeFailed
-from txtableflip.fds import Fds
 from txtableflip.upgrader import Upgrader
 
 
@@ -43,7 +43,7 @@ class FakeUpgrader(Upgrader):
         self.signals: list[str] = []
         self.isShuttingDown = False
         self.service = None
-        self._listens = Listens()
+        self._listens = Readiness()
         self._process: Any = _Recorder(reactor, self.steps)
         self._core = _lifecycle.Core(self._process)
         self._lifecycle = _lifecycle.begin(self._core, hasParent=hasParent)

@@ -130,7 +130,7 @@ def stateOf(pid):
 STARTED_BY = os.getppid()
 
 
-def parent():
+def startedBy():
     """
     @return: the process that started this one; who has lost it has another, of
         whom we want nothing.
@@ -145,7 +145,7 @@ def sidesOf(listener):
     """
     if type(listener).__name__ == "Child":
         return "old", listener.pid
-    return "new", parent()
+    return "new", startedBy()
 
 
 # -- what replaces the functions of the same name: each gets the original first
@@ -174,7 +174,7 @@ def channelLost(original, self):
 
 def receiveManifest(original, *arguments):
     found = original(*arguments)
-    at("new hears Manifest", parent())
+    at("new hears Manifest", startedBy())
     return found
 
 
@@ -203,24 +203,20 @@ def install(*, isChild):
     """
     Put the moments into the code of txtableflip, which has been imported.
     """
-    from txtableflip import (  # noqa: PLC0415 - not before the service does
-        _channel,
-        _child,
-        _lifecycle,
-        _parent,
-        _process,
-    )
+    # Not before the service does.
+    from txtableflip import _generation, _lifecycle  # noqa: PLC0415
+    from txtableflip._handover import channel, child, parent  # noqa: PLC0415
 
-    wrap(_channel.Channel, send)
-    for listener in (_child.Child, _parent.Parent):
+    wrap(channel.Channel, send)
+    for listener in (child.Child, parent.Parent):
         wrap(listener, messageReceived)
         wrap(listener, channelLost)
-    wrap(_parent, receiveManifest)
+    wrap(parent, receiveManifest)
     for step in (startChild, takeOver, drain):
-        wrap(_process.Process, step)
+        wrap(_generation.Generation, step)
     wrap(_lifecycle.Core, end)
     if isChild:
-        at(STARTS, parent())
+        at(STARTS, startedBy())
 
 
 def wrap(where, replacement):

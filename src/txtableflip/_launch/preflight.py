@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from txtableflip._relaunch import DIRECTORY
+from txtableflip._launch.relaunch import DIRECTORY
 
 _KEY = re.compile(
     r"(?:^|:)(?:privateKey|certKey|extraCertChain|dhParameters)=((?:\\.|[^:\\])*)"

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from txtableflip._envfile import readEnvironment
-from txtableflip._twistd import findRunner
+from txtableflip._launch.envfile import readEnvironment
+from txtableflip._launch.twistd import findRunner
 
 CHANNEL_VARIABLE = "TXTABLEFLIP_CHANNEL"
 """
@@ -137,7 +137,7 @@ def keepInForeground(arguments: Sequence[str]) -> list[str]:
     names = {name for name, _ in given}
     log = []
     if not names & {"--logger", "--syslog"}:
-        log.append("--logger=txtableflip._logfile.observer")
+        log.append("--logger=txtableflip.log.observer")
         if not names & {"-n", "--nodaemon", "-b", "--debug", "-l", "--logfile"}:
             log.append("--logfile=twistd.log")
     return [*before, *log, *_FOREGROUND, *after]

@@ -15,14 +15,14 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txtableflip._inventory import Held
-from txtableflip._occasion import Occasion
-from txtableflip._ports import Ports
-from txtableflip._reactor import InheritingReactor
+from txtableflip._observers import OneShot
+from txtableflip._sockets.inventory import HeldDescriptor
+from txtableflip._sockets.ports import Ports
+from txtableflip._sockets.reactor import InheritingReactor
 from txtableflip.errors import InvalidEndpoint, NotInheritable
 
 
-class Listens:
+class Readiness:
     """
     Who is still to listen before this process can say that it is ready: every
     endpoint that has been made, until it has listened, or is forgotten by all.
@@ -33,7 +33,7 @@ class Listens:
     def __init__(self) -> None:
         self.descriptions: list[str] = []
         self._expected: set[Any] = set()
-        self._settled = Occasion()
+        self._settled = OneShot()
         self._asked = False
 
     def expect(self, endpoint: object, description: str) -> None:
@@ -54,7 +54,7 @@ class Listens:
 
         def done(result: Any) -> Any:
             if isinstance(result, Failure):
-                self._settled.fail(result.value or NotInheritable(str(result)))
+                self._settled.error(result.value or NotInheritable(str(result)))
             self._done(listening)
             return result
 
@@ -82,7 +82,7 @@ class Listens:
 
     def _check(self) -> None:
         if self._asked and not self._expected:
-            self._settled.happen()
+            self._settled.fire()
 
 
 @implementer(IStreamServerEndpoint)
@@ -95,7 +95,7 @@ class InheritableEndpoint:
         self,
         reactor: Any,
         ports: Ports,
-        listens: Listens,
+        listens: Readiness,
         description: str,
         drainTimeout: float | None = None,
     ) -> None:
@@ -174,9 +174,9 @@ class ActivatedEndpoint:
         )
         return listening.addCallback(self._reactor.listening)
 
-    def _takeFromSystemd(self) -> Held:
+    def _takeFromSystemd(self) -> HeldDescriptor:
         endpoint: Any = self._given
         sock = socket.socket(fileno=endpoint.fileno)
         sock.setblocking(False)
         os.set_inheritable(sock.fileno(), False)
-        return Held(sock)
+        return HeldDescriptor(sock)

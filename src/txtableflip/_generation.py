@@ -11,22 +11,22 @@ from typing import Any
 from twisted.internet.defer import inlineCallbacks
 from twisted.logger import Logger
 
-from txtableflip import _watchdog
-from txtableflip._child import Child
-from txtableflip._connections import Connections
-from txtableflip._handover import Manifest
-from txtableflip._inventory import Inventory
+from txtableflip._draining.connections import Connections
+from txtableflip._draining.drain import Drain, loadKnownProtocols
+from txtableflip._handover.child import Child
+from txtableflip._handover.messages import Manifest
+from txtableflip._handover.parent import Parent
+from txtableflip._launch import watchdog
+from txtableflip._launch.pidfile import PidFile
+from txtableflip._launch.relaunch import Command
 from txtableflip._lifecycle import Lifecycle
-from txtableflip._parent import Parent
-from txtableflip._pidfile import PidFile
-from txtableflip._ports import Ports
-from txtableflip._relaunch import Command
-from txtableflip._sockets import foreignListeners
-from txtableflip.drain import Drain, loadKnownProtocols
-from txtableflip.fds import Fds
+from txtableflip._sockets.internet import foreignListeners
+from txtableflip._sockets.inventory import Inventory
+from txtableflip._sockets.named import Fds
+from txtableflip._sockets.ports import Ports
 
 
-class Process:
+class Generation:
     """
     Joins the parent, the child, the ports and the pid file.  It implements
     L{txtableflip._lifecycle.Steps}.
@@ -122,7 +122,7 @@ class Process:
         """
         Be sure that this process has ended in some time.
         """
-        _watchdog.endIn(seconds, exitStatus=0 if self.isReplaced else 1)
+        watchdog.endIn(seconds, exitStatus=0 if self.isReplaced else 1)
 
     @property
     def isReplaced(self) -> bool:

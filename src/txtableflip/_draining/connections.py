@@ -18,7 +18,7 @@ from twisted.internet import tcp
 from twisted.internet.main import CONNECTION_DONE
 from twisted.python.failure import Failure
 
-from txtableflip._occasion import Occasion
+from txtableflip._observers import OneShot
 
 LINGER = 2.0
 """
@@ -43,7 +43,7 @@ class OpenConnection(NamedTuple):
     seconds: int
 
 
-class Accepted:
+class AcceptedConnections:
     """
     The open connections of one listener.
 
@@ -128,19 +128,19 @@ class Connections:
 
     def __init__(self) -> None:
         # Weakly: each lives as long as its port, or the last of its connections.
-        self.listeners: WeakSet[Accepted] = WeakSet()
+        self.listeners: WeakSet[AcceptedConnections] = WeakSet()
         self.areClosing = False
         self._whenClosed: dict[Any, Callable[[], None]] = {}
-        self._allClosed: Occasion | None = None
+        self._allClosed: OneShot | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.listeners))
 
-    def acceptedBy(self, name: str, drainTimeout: float | None = None) -> Accepted:
+    def acceptedBy(self, name: str, drainTimeout: float | None = None) -> AcceptedConnections:
         """
         @return: where the connections of a new listener are counted.
         """
-        accepted = Accepted(self, name, drainTimeout)
+        accepted = AcceptedConnections(self, name, drainTimeout)
         self.listeners.add(accepted)
         return accepted
 
@@ -159,22 +159,22 @@ class Connections:
         # While nobody waits for the last, to look for it would cost each.
         if self._allClosed is not None and not len(self):
             occasion, self._allClosed = self._allClosed, None
-            occasion.happen()
+            occasion.fire()
 
-    def whenAllClosed(self) -> Occasion:
+    def whenAllClosed(self) -> OneShot:
         """
         @return: what happens when no connection is open any more.
         """
         if self._allClosed is None:
-            self._allClosed = Occasion()
+            self._allClosed = OneShot()
         occasion = self._allClosed
         if not len(self):
             self._allClosed = None
-            occasion.happen()
+            occasion.fire()
         return occasion
 
 
-class Counted:
+class CountedTransport:
     """
     Mixed into a transport: counts it until it is closed, and closes it with
     care if its process leaves: the client may be sending its next request just
@@ -182,7 +182,7 @@ class Counted:
     elsewhere, and not the reset that close(2) answers unread data with.
     """
 
-    accepted: Accepted
+    accepted: AcceptedConnections
     since: int
     _lingering: Any = None
 
@@ -242,13 +242,13 @@ class Counted:
             self.accepted.closed(self)
 
 
-class CountedTCPServer(Counted, tcp.Server):
+class CountedTCPServer(CountedTransport, tcp.Server):
     """
     Twisted's transport of an accepted TCP connection, counted.
     """
 
 
-def countedTransport(transport: type[Counted], accepted: Accepted) -> Any:
+def countedTransport(transport: type[CountedTransport], accepted: AcceptedConnections) -> Any:
     """
     @return: what a port calls to make the transport of a new connection (the
         C{transport} attribute of L{twisted.internet.tcp.Port}, which is made
@@ -258,8 +258,8 @@ def countedTransport(transport: type[Counted], accepted: Accepted) -> Any:
     # memory than all that is counted here.
     counted = type(transport.__name__, (transport,), {"accepted": accepted})
 
-    def makeTransport(*arguments: Any) -> Counted:
-        made: Counted = counted(*arguments)
+    def makeTransport(*arguments: Any) -> CountedTransport:
+        made: CountedTransport = counted(*arguments)
         accepted.opened(made)
         return made
 

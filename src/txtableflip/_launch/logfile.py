@@ -17,8 +17,8 @@ from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python import threadable
 from twisted.python.logfile import LogFile
 
-from txtableflip._relaunch import DIRECTORY
-from txtableflip._twistd import findRunner
+from txtableflip._launch.relaunch import DIRECTORY
+from txtableflip._launch.twistd import findRunner
 
 
 class SharedLogFile(LogFile):

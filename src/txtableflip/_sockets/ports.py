@@ -23,19 +23,19 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from txtableflip import _paths
-from txtableflip._connections import (
-    Accepted,
+from txtableflip._draining.connections import (
+    AcceptedConnections,
     Connections,
     CountedTCPServer,
     countedTransport,
 )
-from txtableflip._datagram import AdoptedMulticastPort, AdoptedUNIXDatagramPort, startOn
-from txtableflip._handover import Identity, Key
-from txtableflip._inventory import Held, Inventory
-from txtableflip._logfile import shareAccessLog
-from txtableflip._sockets import bindInternet, canonical
-from txtableflip._unixport import UNIXPort
+from txtableflip._handover.manifest import Identity, Key
+from txtableflip._launch.logfile import shareAccessLog
+from txtableflip._sockets import unixpaths
+from txtableflip._sockets.datagram import AdoptedMulticastPort, AdoptedUNIXDatagramPort, startOn
+from txtableflip._sockets.internet import bindInternet, canonical
+from txtableflip._sockets.inventory import HeldDescriptor, Inventory
+from txtableflip._sockets.unixport import UNIXPort
 
 _LONGEST_QUEUE = 2**31 - 1
 """
@@ -79,10 +79,10 @@ class Ports:
         network = "tcp6" if model.addressFamily == socket.AF_INET6 else "tcp"
         key = self.nextKey(network, canonical(model.interface, model.port))
 
-        def create() -> Held:
+        def create() -> HeldDescriptor:
             sock = bindInternet(model)
             sock.listen(backlog)
-            return Held(sock, backlog=backlog)
+            return HeldDescriptor(sock, backlog=backlog)
 
         return self.listenOn(key, create, factory, backlog)
 
@@ -134,14 +134,14 @@ class Ports:
 
         @raise CannotListenError: if the path cannot be had.
         """
-        key = self.nextKey("unix", _paths.canonical(address))
-        if wantPID and not _paths.isAbstract(key.address):
+        key = self.nextKey("unix", unixpaths.canonical(address))
+        if wantPID and not unixpaths.isAbstract(key.address):
             self._lock(key)
 
-        def create() -> Held:
+        def create() -> HeldDescriptor:
             sock, identity = self._bindUNIX(key, socket.SOCK_STREAM, mode)
             sock.listen(backlog)
-            return Held(sock, identity, backlog, mode)
+            return HeldDescriptor(sock, identity, backlog, mode)
 
         try:
             return self.listenOn(key, create, factory, backlog, mode)
@@ -157,7 +157,7 @@ class Ports:
 
         @raise CannotListenError: if the path cannot be had.
         """
-        key = self.nextKey("unixgram", _paths.canonical(address))
+        key = self.nextKey("unixgram", unixpaths.canonical(address))
         model = AdoptedUNIXDatagramPort(
             key.address, protocol, maxPacketSize, mode, self._reactor
         )
@@ -166,7 +166,9 @@ class Ports:
             key,
             self._open(
                 key,
-                lambda: Held(*self._bindUNIX(key, socket.SOCK_DGRAM, mode), mode=mode),
+                lambda: HeldDescriptor(
+                    *self._bindUNIX(key, socket.SOCK_DGRAM, mode), mode=mode
+                ),
                 lambda sock: startOn(model, sock),
                 mode=mode,
             ),
@@ -182,12 +184,14 @@ class Ports:
         network = {socket.AF_INET: "tcp", socket.AF_INET6: "tcp6"}.get(sock.family, "unix")
         name = sock.getsockname()
         address = os.fsdecode(name) if network == "unix" else canonical(*name[:2])
-        return self.listenOn(self.nextKey(network, address), lambda: Held(sock), factory)
+        return self.listenOn(
+            self.nextKey(network, address), lambda: HeldDescriptor(sock), factory
+        )
 
     def listenOn(
         self,
         key: Key,
-        create: Callable[[], Held],
+        create: Callable[[], HeldDescriptor],
         factory: Any,
         backlog: int | None = None,
         mode: int | None = None,
@@ -237,7 +241,7 @@ class Ports:
         for port in self._ports.values():
             port.startReading()
         for key in self._locked:
-            _paths.takeLock(key.address)
+            unixpaths.takeLock(key.address)
 
     def hold(self) -> list[Any]:
         """
@@ -271,9 +275,9 @@ class Ports:
         if key in self._owned:
             self._owned.remove(key)
             if held is not None:
-                _paths.remove(key.address, held.path)
+                unixpaths.remove(key.address, held.path)
             if key in self._locked:
-                _paths.releaseLock(key.address)
+                unixpaths.releaseLock(key.address)
         self._locked.discard(key)
 
     def forgetAll(self) -> None:
@@ -298,7 +302,7 @@ class Ports:
     def _open(
         self,
         key: Key,
-        create: Callable[[], Held],
+        create: Callable[[], HeldDescriptor],
         adopt: Callable[[socket.socket], Any],
         backlog: int | None = None,
         mode: int | None = None,
@@ -316,7 +320,7 @@ class Ports:
             self._owned.add(key)
         else:
             self._reconsider(key, held, backlog, mode)
-        sock: Any = held.open
+        sock: Any = held.handle
         try:
             port = adopt(sock)
         except BaseException:
@@ -345,21 +349,23 @@ class Ports:
 
         port.connectionLost = connectionLost
 
-    def _reconsider(self, key: Key, held: Held, backlog: int | None, mode: int | None) -> None:
+    def _reconsider(
+        self, key: Key, held: HeldDescriptor, backlog: int | None, mode: int | None
+    ) -> None:
         """
         Give an inherited socket the options of this release, if they are
         others than those of the last; not before it is ours.
         """
         changed = self._inventory.changes.changed
         pending = self._whenAccepting.setdefault(key, [])
-        sock: Any = held.open
+        sock: Any = held.handle
         if backlog is not None and held.backlog not in (None, backlog):
             changed.append(f"{key}: backlog {held.backlog}, now {backlog}")
             pending.append(lambda: sock.listen(backlog))
             held.backlog = backlog
         if mode is not None and held.mode not in (None, mode):
             changed.append(f"{key}: mode {held.mode:o}, now {mode:o}")
-            pending.append(lambda: _paths.change(key.address, held.path, mode))
+            pending.append(lambda: unixpaths.change(key.address, held.path, mode))
             held.mode = mode
 
     def _receive(self, model: Any, adopt: Callable[[socket.socket], Any]) -> IListeningPort:
@@ -369,7 +375,7 @@ class Ports:
         network = "udp6" if model.addressFamily == socket.AF_INET6 else "udp"
         key = self.nextKey(network, canonical(model.interface, model.port))
         return _ListeningPort(
-            self, key, self._open(key, lambda: Held(bindInternet(model)), adopt)
+            self, key, self._open(key, lambda: HeldDescriptor(bindInternet(model)), adopt)
         )
 
     def _bindUNIX(
@@ -377,7 +383,7 @@ class Ports:
     ) -> tuple[socket.socket, Identity | None]:
         sock = socket.socket(socket.AF_UNIX, kind)
         try:
-            identity = _paths.bind(sock, key.address, mode)
+            identity = unixpaths.bind(sock, key.address, mode)
         except BaseException:
             sock.close()
             raise
@@ -385,7 +391,7 @@ class Ports:
         return sock, identity
 
     def _adoptUNIX(
-        self, key: Key, sock: socket.socket, factory: Any, accepted: Accepted
+        self, key: Key, sock: socket.socket, factory: Any, accepted: AcceptedConnections
     ) -> Any:
         port = UNIXPort(self._reactor, sock.dup(), factory, accepted)
         port.startListening()
@@ -396,7 +402,7 @@ class Ports:
         Take the lock of a path, unless the parent has it and will leave it.
         """
         if not self.inherits(key):
-            _paths.lock(key.address)
+            unixpaths.lock(key.address)
             self._owned.add(key)
         self._locked.add(key)
 

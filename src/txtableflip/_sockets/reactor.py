@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import directlyProvides, providedBy
 
-from txtableflip._ports import Ports
+from txtableflip._sockets.ports import Ports
 
 _WAYS_TO_LISTEN = (
     "listenTCP",

@@ -18,8 +18,8 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from txtableflip._channel import connectChannel
-from txtableflip._handover import (
+from txtableflip._handover.channel import connectChannel
+from txtableflip._handover.messages import (
     MAX_FRAME,
     VERSION,
     Abort,
@@ -33,8 +33,8 @@ from txtableflip._handover import (
     Serving,
     decode,
 )
+from txtableflip._launch.relaunch import CHANNEL_VARIABLE
 from txtableflip._lifecycle import Lifecycle
-from txtableflip._relaunch import CHANNEL_VARIABLE
 from txtableflip.errors import ChannelError
 
 MANIFEST_TIMEOUT = 60.0

@@ -18,8 +18,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from txtableflip._channel import Channel, connectChannel
-from txtableflip._handover import (
+from txtableflip._handover.channel import Channel, connectChannel
+from txtableflip._handover.messages import (
     Abort,
     Commit,
     Hello,
@@ -30,13 +30,13 @@ from txtableflip._handover import (
     Refused,
     Serving,
 )
-from txtableflip._lifecycle import Lifecycle
-from txtableflip._relaunch import (
+from txtableflip._launch.relaunch import (
     CHANNEL_DESCRIPTOR,
     Command,
     inDirectory,
     successorEnvironment,
 )
+from txtableflip._lifecycle import Lifecycle
 from txtableflip.errors import (
     ChannelError,
     ChildExited,

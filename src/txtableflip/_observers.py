@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 
-class Occasion:
+class OneShot:
     """
     The other side of the methods named C{when...}: each caller gets a Deferred
     of its own, which may be cancelled without disturbing the others.
@@ -31,13 +31,13 @@ class Occasion:
             self._tell(waiter)
         return waiter
 
-    def happen(self) -> None:
+    def fire(self) -> None:
         """
         It happens.  The first outcome stays.
         """
         self._conclude(True)
 
-    def fail(self, error: BaseException) -> None:
+    def error(self, error: BaseException) -> None:
         """
         It cannot happen any more, and C{error} says why.
         """

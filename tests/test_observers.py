@@ -5,7 +5,7 @@ Something that happens once, and those who wait for it.
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
-from txtableflip._occasion import Occasion
+from txtableflip._observers import OneShot
 from txtableflip.errors import Abandoned
 
 
@@ -31,13 +31,13 @@ def test_each_caller_is_told_once():
     Everyone who waits gets a Deferred of its own, which fires when it happens,
     and not before, and not again.
     """
-    occasion = Occasion()
+    occasion = OneShot()
     deferreds = [occasion.wait() for _ in range(3)]
     told = outcomesOf(*deferreds)
     assert len(set(map(id, deferreds))) == 3
     assert told == [[], [], []]
-    occasion.happen()
-    occasion.happen()
+    occasion.fire()
+    occasion.fire()
     assert told == [[None], [None], [None]]
 
 
@@ -45,9 +45,9 @@ def test_who_comes_late_is_told_at_once():
     """
     After it has happened, or failed, a new Deferred has fired already.
     """
-    happened, failed = Occasion(), Occasion()
-    happened.happen()
-    failed.fail(Abandoned("no"))
+    happened, failed = OneShot(), OneShot()
+    happened.fire()
+    failed.error(Abandoned("no"))
     assert outcomesOf(happened.wait(), failed.wait()) == [[None], [Abandoned]]
 
 
@@ -55,9 +55,9 @@ def test_every_caller_is_told_of_the_failure():
     """
     One caller who handles the failure does not hide it from the next.
     """
-    occasion = Occasion()
+    occasion = OneShot()
     told = outcomesOf(occasion.wait(), occasion.wait())
-    occasion.fail(Abandoned("no"))
+    occasion.error(Abandoned("no"))
     assert told == [[Abandoned], [Abandoned]]
 
 
@@ -65,12 +65,12 @@ def test_the_first_outcome_stays():
     """
     What has happened cannot fail any more, and what has failed cannot happen.
     """
-    happened, failed = Occasion(), Occasion()
+    happened, failed = OneShot(), OneShot()
     told = outcomesOf(happened.wait(), failed.wait())
-    happened.happen()
-    happened.fail(Abandoned("no"))
-    failed.fail(Abandoned("no"))
-    failed.happen()
+    happened.fire()
+    happened.error(Abandoned("no"))
+    failed.error(Abandoned("no"))
+    failed.fire()
     assert told + outcomesOf(happened.wait(), failed.wait()) == [
         [None],
         [Abandoned],
@@ -84,14 +84,14 @@ def test_one_caller_who_cancels_leaves_the_others():
     Only the Deferred that was cancelled fails, whichever of them it is.
     """
     for which in range(3):
-        occasion = Occasion()
+        occasion = OneShot()
         deferreds = [occasion.wait() for _ in range(3)]
         told = outcomesOf(*deferreds)
         deferreds[which].cancel()
         expected = [[], [], []]
         expected[which] = [CancelledError]
         assert told == expected
-        occasion.happen()
+        occasion.fire()
         expected = [[None], [None], [None]]
         expected[which] = [CancelledError]
         assert told == expected
@@ -101,9 +101,9 @@ def test_to_cancel_late_changes_nothing():
     """
     A Deferred that has fired may be cancelled, as any other.
     """
-    occasion = Occasion()
+    occasion = OneShot()
     before = occasion.wait()
-    occasion.happen()
+    occasion.fire()
     after = occasion.wait()
     before.cancel()
     after.cancel()
@@ -114,11 +114,11 @@ def test_a_caller_may_wait_again_while_others_are_told():
     """
     Whoever is told may ask again in its own callback, and is told at once.
     """
-    occasion = Occasion()
+    occasion = OneShot()
     told = []
     occasion.wait().addCallback(lambda ignored: told.extend(outcomesOf(occasion.wait())))
     told.extend(outcomesOf(occasion.wait()))
-    occasion.happen()
+    occasion.fire()
     assert told == [[None], [None]]
 
 
@@ -126,8 +126,8 @@ def test_a_caller_may_cancel_others_while_they_are_told():
     """
     Whoever is told first may cancel the others, which then are not told.
     """
-    occasion = Occasion()
+    occasion = OneShot()
     first, second = occasion.wait(), occasion.wait()
     told = outcomesOf(first.addCallback(lambda ignored: second.cancel()), second)
-    occasion.happen()
+    occasion.fire()
     assert told == [[None], [CancelledError]]

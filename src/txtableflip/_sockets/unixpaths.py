@@ -19,7 +19,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.lockfile import FilesystemLock
 
-from txtableflip._handover import Identity
+from txtableflip._handover.manifest import Identity
 
 _log = Logger()
 

@@ -23,7 +23,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txtableflip._connections import Accepted, Counted, countedTransport
+from txtableflip._draining.connections import (
+    AcceptedConnections,
+    CountedTransport,
+    countedTransport,
+)
 
 ACCEPTS_PER_TURN = 100
 """
@@ -37,7 +41,7 @@ want to connect wait in the queue.
 """
 
 
-class CountedUNIXServer(Counted, unix.Server):
+class CountedUNIXServer(CountedTransport, unix.Server):
     """
     Twisted's transport of an accepted UNIX connection, counted.
     """
@@ -59,7 +63,7 @@ class UNIXPort(FileDescriptor):
         reactor: Any,
         sock: socket.socket,
         factory: Any,
-        accepted: Accepted,
+        accepted: AcceptedConnections,
     ) -> None:
         super().__init__(reactor)
         self._clock = reactor

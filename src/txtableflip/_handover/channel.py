@@ -13,11 +13,11 @@ from twisted.internet.unix import Server
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
-from txtableflip._handover import MAX_FRAME, Message, decode, encode
+from txtableflip._handover.messages import MAX_FRAME, Message, decode, encode
 from txtableflip.errors import ChannelError
 
 
-class Listener(Protocol):
+class MessageReceiver(Protocol):
     """
     Who hears what comes over a channel.
     """
@@ -86,7 +86,7 @@ class Channel(Int32StringReceiver):
 
     MAX_LENGTH = MAX_FRAME
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: MessageReceiver) -> None:
         self._listener = listener
         self._open = False
         self._isGarbled = False
@@ -153,7 +153,7 @@ class Channel(Int32StringReceiver):
         self._listener.channelLost()
 
 
-def connectChannel(reactor: Any, sock: socket.socket, listener: Listener) -> Channel:
+def connectChannel(reactor: Any, sock: socket.socket, listener: MessageReceiver) -> Channel:
     """
     Give a socket to the reactor, which closes it in the end.
     """

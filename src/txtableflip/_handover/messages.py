@@ -13,7 +13,7 @@ A conversation::
 
 Each message is one frame: a JSON object on one line, a newline, and room for a
 binary body, which no message uses yet.  The length of the frame goes before it
-(L{twisted.protocols.basic.Int32StringReceiver}, see L{txtableflip._channel}).
+(L{twisted.protocols.basic.Int32StringReceiver}, see L{txtableflip._handover.channel}).
 The first frame in each direction carries the version of all this.
 
 Whatever arrives is checked here before anyone acts on it: a frame either
@@ -28,8 +28,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
+from txtableflip._handover.manifest import Entry
 from txtableflip.errors import ChannelError
 
 VERSION = 1
@@ -41,62 +42,6 @@ MAX_FRAME = 16 * 1024 * 1024
 """
 The longest frame, in bytes: a manifest takes about 150 for each descriptor.
 """
-
-
-class Key(NamedTuple):
-    """
-    What a descriptor is known by, in every generation.
-
-    @ivar kind: C{listener}, for sockets on which this process serves clients
-        by itself; C{socket}, C{connection} and C{file}, for what the
-        application has named.
-    @ivar network: for a listener, C{tcp}, C{tcp6}, C{udp}, C{udp6}, C{unix},
-        C{unixgram}, C{systemd}, or C{named}; else nothing.
-    @ivar address: as it was asked for, in canonical form: C{127.0.0.1:0}
-        stays that whichever port the kernel chose.  Or the application's name.
-    @ivar ordinal: tells two with the same address apart, in the order in which
-        they were asked for.
-    """
-
-    kind: str
-    network: str
-    address: str
-    ordinal: int
-
-    def __str__(self) -> str:
-        number = f" (number {self.ordinal + 1})" if self.ordinal else ""
-        return f"{self.network or self.kind} {self.address}{number}"
-
-
-class Identity(NamedTuple):
-    """
-    Which file a name stood for: the device and the inode of L{os.stat_result}.
-    """
-
-    device: int
-    inode: int
-
-
-class Entry(NamedTuple):
-    """
-    One descriptor that is handed over.
-
-    @ivar family: a socket's, or 0 for what is no socket.
-    @ivar type: a socket's, or 0 for what is no socket.
-    @ivar identity: the same in any process.
-    @ivar path: the identity of the path it is bound to, if that is ours to
-        remove.
-    @ivar backlog: the length of the queue that it was given, if any.
-    @ivar mode: the permissions that its path was given, if any.
-    """
-
-    key: Key
-    family: int
-    type: int
-    identity: Identity
-    path: Identity | None = None
-    backlog: int | None = None
-    mode: int | None = None
 
 
 @dataclass(frozen=True)

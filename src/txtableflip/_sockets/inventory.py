@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from txtableflip import _paths
-from txtableflip._handover import Entry, Identity, Key
+from txtableflip._handover.manifest import Entry, Identity, Key
+from txtableflip._sockets import unixpaths
 from txtableflip.errors import ChannelError
 
 _NETWORKS = {
@@ -31,7 +31,7 @@ The family and the type of a socket of each network, where they are fixed.
 """
 
 
-class Open(Protocol):
+class HasDescriptor(Protocol):
     """
     Something that has a descriptor: a socket, or a L{Descriptor}.
     """
@@ -85,7 +85,7 @@ class Descriptor:
 
 
 @dataclass
-class Held:
+class HeldDescriptor:
     """
     One descriptor of the inventory, which owns it.
 
@@ -96,13 +96,13 @@ class Held:
     @ivar mode: the permissions that its path was given, if any.
     """
 
-    open: Open
+    handle: HasDescriptor
     path: Identity | None = None
     backlog: int | None = None
     mode: int | None = None
 
     def __post_init__(self) -> None:
-        self.identity = identify(self.open.fileno())
+        self.identity = identify(self.handle.fileno())
 
     @property
     def isOpen(self) -> bool:
@@ -112,7 +112,7 @@ class Held:
         number is soon another file's.
         """
         try:
-            return identify(self.open.fileno()) == self.identity
+            return identify(self.handle.fileno()) == self.identity
         except OSError:
             return False
 
@@ -121,9 +121,9 @@ class Held:
         Close the descriptor, if that has not been done.
         """
         if self.isOpen:
-            self.open.close()
+            self.handle.close()
         else:
-            self.open.detach()
+            self.handle.detach()
 
 
 @dataclass
@@ -153,8 +153,8 @@ class Inventory:
     """
 
     def __init__(self) -> None:
-        self.inherited: dict[Key, Held] = {}
-        self.used: dict[Key, Held] = {}
+        self.inherited: dict[Key, HeldDescriptor] = {}
+        self.used: dict[Key, HeldDescriptor] = {}
         self.changes = Changes()
 
     def inherit(self, entries: Sequence[Entry], descriptors: Sequence[int]) -> None:
@@ -170,7 +170,9 @@ class Inventory:
                 _compare(entry, opened)
                 if entry.key in self.inherited:
                     raise ChannelError(f"two descriptors are inherited as {entry.key}")
-                self.inherited[entry.key] = Held(opened, entry.path, entry.backlog, entry.mode)
+                self.inherited[entry.key] = HeldDescriptor(
+                    opened, entry.path, entry.backlog, entry.mode
+                )
         except BaseException:
             self.inherited.clear()
             for opened in found:
@@ -187,7 +189,7 @@ class Inventory:
             ordinal += 1
         return key
 
-    def claim(self, key: Key) -> Held | None:
+    def claim(self, key: Key) -> HeldDescriptor | None:
         """
         Move what was inherited under a name among what is used.
 
@@ -200,14 +202,14 @@ class Inventory:
             self.changes.kept.append(str(key))
         return held
 
-    def add(self, key: Key, held: Held) -> None:
+    def add(self, key: Key, held: HeldDescriptor) -> None:
         """
         Take in a descriptor that this process has made.
         """
         self.used[key] = held
         self.changes.bound.append(str(key))
 
-    def remove(self, key: Key) -> Held | None:
+    def remove(self, key: Key) -> HeldDescriptor | None:
         """
         Close a descriptor, which no child will get any more.
 
@@ -231,7 +233,7 @@ class Inventory:
         """
         for key, held in self.inherited.items():
             held.close()
-            _paths.abandon(key.address, held.path)
+            unixpaths.abandon(key.address, held.path)
             self.changes.dropped.append(str(key))
         self.inherited.clear()
 
@@ -253,7 +255,7 @@ class Inventory:
         """
         @return: the descriptors, in the order of L{entries}.
         """
-        return [held.open.fileno() for held in self.used.values()]
+        return [held.handle.fileno() for held in self.used.values()]
 
     def inodes(self) -> set[int]:
         """
@@ -263,7 +265,7 @@ class Inventory:
         return {
             held.identity.inode
             for held in self.used.values()
-            if not isinstance(held.open, Descriptor)
+            if not isinstance(held.handle, Descriptor)
         }
 
 
@@ -276,7 +278,7 @@ def identify(fileno: int) -> Identity:
     return Identity(status.st_dev, status.st_ino)
 
 
-def _kind(opened: Open) -> tuple[int, int]:
+def _kind(opened: HasDescriptor) -> tuple[int, int]:
     """
     @return: the family and the type of a socket, or twice 0 for what is none.
     """
@@ -285,8 +287,8 @@ def _kind(opened: Open) -> tuple[int, int]:
     return 0, 0
 
 
-def _entry(key: Key, held: Held) -> Entry:
-    family, kind = _kind(held.open)
+def _entry(key: Key, held: HeldDescriptor) -> Entry:
+    family, kind = _kind(held.handle)
     return Entry(
         key=key,
         family=family,
@@ -298,7 +300,7 @@ def _entry(key: Key, held: Held) -> Entry:
     )
 
 
-def _open(fileno: int) -> Open:
+def _open(fileno: int) -> HasDescriptor:
     try:
         found = socket.socket(fileno=fileno)
     except OSError:
@@ -309,7 +311,7 @@ def _open(fileno: int) -> Open:
     return found
 
 
-def _compare(entry: Entry, found: Open) -> None:
+def _compare(entry: Entry, found: HasDescriptor) -> None:
     """
     Compare a descriptor with what its entry says that it is.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from txtableflip._pidfile import readPid
+from txtableflip._launch.pidfile import readPid
 from txtableflip.errors import PidFileError
 
 _log = Logger()

@@ -1,0 +1,3 @@
+"""
+How the connections of a process that leaves end.
+"""

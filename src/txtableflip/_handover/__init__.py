@@ -1,0 +1,3 @@
+"""
+How two processes, a parent and its child, talk with each other.
+"""
