@@ -47,10 +47,9 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 from zope.interface.verify import verifyObject
 
-from txtableflip import InvalidEndpoint, NotInheritable, currentUpgrader
+from txtableflip import InvalidEndpoint, NotInheritable, _generation, currentUpgrader
 from txtableflip._draining.connections import Connections
 from txtableflip._draining.drain import LAST_WORDS, Outcome
-from txtableflip._generation import Process
 from txtableflip._handover.messages import Manifest
 from txtableflip._handover.parent import Parent
 from txtableflip._launch.relaunch import successorCommand
@@ -142,7 +141,7 @@ class Generation:
             descriptors = [os.dup(fileno) for fileno in held.descriptors()]
             manifest = Manifest(self.number, DEADLINE, None, held.entries())
             left = Parent(None, manifest, None, descriptors)
-        self.process = Process(reactor, left, DEADLINE, None, successorCommand)
+        self.process = _generation.Generation(reactor, left, DEADLINE, None, successorCommand)
         self.ports = self.process.ports
         self.reactor = InheritingReactor(reactor, self.ports)
         self.factory = AnsweringFactory(self.number)

@@ -89,10 +89,10 @@ def test_what_a_child_inherits_is_what_its_parent_used(sockets):
     child = handOver(parent)
     assert child.used == {}
     claimed = child.claim(key(ordinal=1))
-    assert identify(claimed.open.fileno()) == identify(second.fileno())
+    assert identify(claimed.handle.fileno()) == identify(second.fileno())
     assert child.claim(key(ordinal=1)) is None
     claimed = child.claim(key())
-    assert identify(claimed.open.fileno()) == identify(first.fileno())
+    assert identify(claimed.handle.fileno()) == identify(first.fileno())
     assert claimed.backlog == 5
     assert child.inherited == {}
     assert child.changes.kept == ["tcp 127.0.0.1:80 (number 2)", "tcp 127.0.0.1:80"]
@@ -108,7 +108,7 @@ def test_what_is_inherited_does_not_block(sockets):
     sock = sockets()
     parent.add(key(), HeldDescriptor(sock))
     child = handOver(parent)
-    with child.claim(key()).open.dup():
+    with child.claim(key()).handle.dup():
         assert not os.get_blocking(sock.fileno())
     close(child)
 

@@ -4,11 +4,89 @@ What applications call, as interfaces.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from zope.interface import Attribute, Interface
+
+
+class Reactor(Protocol):
+    """
+    The reactor, as far as we call it: the seam between this package and the
+    world.  Whatever Twisted's own classes want of a reactor besides, such as
+    C{addReader}, they get from the same object.
+    """
+
+    def callLater(
+        self,
+        delay: float,
+        call: Callable[..., object],
+        /,
+        *args: object,
+        **kw: object,
+    ) -> Any:
+        """
+        See L{twisted.internet.interfaces.IReactorTime}.
+        """
+
+    def seconds(self) -> float:
+        """
+        See L{twisted.internet.interfaces.IReactorTime}.
+        """
+
+    def callFromThread(self, call: Callable[..., object], /, *args: object) -> None:
+        """
+        See L{twisted.internet.interfaces.IReactorFromThreads}.
+        """
+
+    def callWhenRunning(self, call: Callable[..., object], /, *args: object) -> Any:
+        """
+        See L{twisted.internet.interfaces.IReactorCore}.
+        """
+
+    def addSystemEventTrigger(
+        self,
+        phase: str,
+        eventType: str,
+        call: Callable[..., object],
+        /,
+        *args: object,
+    ) -> Any:
+        """
+        See L{twisted.internet.interfaces.IReactorCore}.
+        """
+
+    def stop(self) -> None:
+        """
+        See L{twisted.internet.interfaces.IReactorCore}.
+        """
+
+    def spawnProcess(
+        self,
+        processProtocol: Any,
+        executable: str,
+        args: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        childFDs: Mapping[int, Any],
+    ) -> Any:
+        """
+        See L{twisted.internet.interfaces.IReactorProcess}.
+        """
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: Any) -> Any:
+        """
+        See L{twisted.internet.interfaces.IReactorSocket}.
+        """
+
+    def adoptDatagramPort(
+        self, fileDescriptor: int, addressFamily: int, protocol: Any, maxPacketSize: int
+    ) -> Any:
+        """
+        See L{twisted.internet.interfaces.IReactorSocket}.
+        """
 
 
 class IUpgrader(Interface):

@@ -1,0 +1,263 @@
+"""
+What happened to this process, as frozen events, and who listens.
+
+Whoever wants to know what happens listens here: the log, which is the first to
+hear, and the torture kit.  Nobody replaces functions for it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from twisted.logger import Logger, LogLevel
+
+Peer = Literal["parent", "child"]
+"""
+The process at the other end of a channel.
+"""
+
+
+@dataclass(frozen=True)
+class Event:
+    """
+    Something that happened.
+
+    @ivar pid: the process to which it happened.
+    @ivar generation: which one that is in its chain.
+    @ivar time: when, in seconds since the epoch.
+    """
+
+    pid: int
+    generation: int
+    time: float
+
+
+@dataclass(frozen=True)
+class Requested(Event):
+    """
+    An upgrade was asked for.
+
+    @ivar isDeferred: whether it has to wait until this process may start it.
+    """
+
+    isDeferred: bool
+
+
+@dataclass(frozen=True)
+class Starting(Event):
+    """
+    A child is about to be started.
+    """
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """
+    A child was started.
+
+    @ivar child: its process id.
+    @ivar command: what was started, as a shell would have it.
+    @ivar directory: where.
+    """
+
+    child: int | None
+    command: str
+    directory: str
+
+
+@dataclass(frozen=True)
+class Greeted(Event):
+    """
+    The child has read the manifest.
+
+    @ivar child: its process id.
+    """
+
+    child: int
+
+
+@dataclass(frozen=True)
+class Ready(Event):
+    """
+    This process has initialised, and asks its parent to commit.
+    """
+
+
+@dataclass(frozen=True)
+class Committed(Event):
+    """
+    This process has stopped accepting, and told its child to serve.
+    """
+
+
+@dataclass(frozen=True)
+class Serving(Event):
+    """
+    This process accepts, as the one of its chain.
+
+    @ivar isBack: whether it does so again, because its child did not take over.
+    """
+
+    isBack: bool
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """
+    An upgrade failed: this process serves on, or stops.
+
+    @ivar reason: why, with the last words of the child.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Final(Event):
+    """
+    The child serves, and this process never will again.
+    """
+
+
+@dataclass(frozen=True)
+class Draining(Event):
+    """
+    The open connections are let finish.
+
+    @ivar connections: how many there are.
+    @ivar seconds: how long they have.
+    @ivar isReplaced: whether the child has taken over.
+    """
+
+    connections: int
+    seconds: float
+    isReplaced: bool
+
+
+@dataclass(frozen=True)
+class Drained(Event):
+    """
+    No connection is open any more.
+
+    @ivar finished: how many closed by themselves.
+    @ivar told: how many had a protocol that could be told.
+    @ivar cut: how many were closed at their deadline.
+    """
+
+    finished: int
+    told: int
+    cut: int
+
+
+@dataclass(frozen=True)
+class Left(Event):
+    """
+    This process has tidied up, and ends.
+    """
+
+
+@dataclass(frozen=True)
+class Saying(Event):
+    """
+    A message is about to be sent.
+
+    @ivar message: its name.
+    @ivar peer: to whom.
+    @ivar peerPid: the process id of that one, if it is known.
+    """
+
+    message: str
+    peer: Peer
+    peerPid: int | None
+
+
+@dataclass(frozen=True)
+class Said(Saying):
+    """
+    A message has been sent, as far as it fitted into the socket's buffer.
+    """
+
+
+@dataclass(frozen=True)
+class Hearing(Saying):
+    """
+    A message has come, and nothing has been done about it yet.
+    """
+
+
+@dataclass(frozen=True)
+class HearingTheEnd(Event):
+    """
+    The channel has ended, and nothing has been done about it yet.
+
+    @ivar peer: whose end it is.
+    @ivar peerPid: the process id of that one, if it is known.
+    """
+
+    peer: Peer
+    peerPid: int | None
+
+
+class ProcessLogger(Logger):
+    """
+    Twisted's logger, but that each line says which process wrote it: two of them
+    write to the same log.
+
+    @cvar generation: which one this process is in its chain, as soon as that is
+        known.
+    """
+
+    generation: ClassVar[int] = 1
+
+    def emit(self, level: Any, format: str | None = None, **fields: object) -> None:  # noqa: A002 - as Twisted's
+        """
+        See L{Logger.emit}.
+        """
+        pid = os.getpid()
+        system = f"txtableflip#{level.name} generation {self.generation} pid {pid}"
+        ours = {"log_system": system, "pid": pid, "generation": self.generation}
+        super().emit(level, format, **ours, **fields)
+
+
+Listener = Callable[[Event], object]
+
+_FORMATS = {
+    Started: (
+        LogLevel.info,
+        "upgrade: started generation {event.generation} as process {event.child}",
+    ),
+}
+
+
+class Journal:
+    """
+    Tells everybody who listens what happens, at once and in order.
+
+    @cvar listeners: who hears of everything that happens in this process.
+    """
+
+    listeners: ClassVar[list[Listener]] = []
+    _log = ProcessLogger()
+
+    def tell(self, kind: type[Event], **fields: Any) -> None:
+        """
+        Something has happened.  A listener that raises keeps nobody from hearing
+        of it.
+
+        @param fields: those of C{kind}, besides the ones that any event has.
+        """
+        event = kind(
+            pid=os.getpid(),
+            generation=ProcessLogger.generation,
+            time=time.time(),
+            **fields,
+        )
+        for listener in list(self.listeners):
+            try:
+                listener(event)
+            except Exception:  # noqa: BLE001 - it is whoever listens'
+                self._log.failure("a listener of the journal failed")
