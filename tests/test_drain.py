@@ -128,7 +128,7 @@ def test_a_process_drains_by_its_own_code_and_not_by_that_of_the_next_release(se
         service.waitFor("draining: 1 open connections")
         assert client.get("second") == 1
         assert client.isLast
-    service.waitFor("drained: 1 connections finished, 1 were told to, 0 were cut")
+    service.waitFor("drained: 1 connections closed (1 after a protocol goodbye), 0 aborted")
     before, _ = service.log.split("generation 2 serves")
     assert before.count("cannot be told to finish") == 2
     assert "ImportError: of the next release" in before
@@ -348,7 +348,7 @@ def test_websockets_are_closed_by_a_frame_that_says_why(service, site, library):
         farewells = list(pool.map(bidFarewell, clients))
     assert farewells == [(wsproto.events.CloseConnection, 1001)] * len(clients)
     until(lambda: not isAlive(old), "the end of the old process")
-    assert f"{len(clients)} were told to, 0 were cut" in service.log
+    assert f"{len(clients)} after a protocol goodbye), 0 aborted" in service.log
 
 
 def timeOf(service, text):
@@ -417,7 +417,7 @@ def test_a_stop_lets_requests_finish_and_accepts_no_more(service, site):
         assert generationOf(connection.receive(), "last") == 1
         assert connection.isLast
     until(lambda: not service.processes(), "the end of the service")
-    assert "drained: 1 connections finished, 1 were told to, 0 were cut" in service.log
+    assert "drained: 1 connections closed (1 after a protocol goodbye), 0 aborted" in service.log
     assert not service.pidFile.exists()
 
 

@@ -1044,7 +1044,7 @@ def test_another_user_can_neither_signal_nor_speak_to_the_processes(service, add
     assert service.pid == child
     assert ask(address) == ("2", 2)
     assert service.log.count("upgrade: started") == 1
-    assert "remembered" not in service.log
+    assert "deferred" not in service.log
     assert "SIGTERM" not in service.log
 
 

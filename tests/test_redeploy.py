@@ -316,7 +316,7 @@ def test_a_connection_that_stays_too_long_is_cut(service):
         service.redeploy()
         assert not isAlive(old)
         assert stream.read() == ""
-    service.waitFor("drained: 0 connections finished, 0 were told to, 1 were cut")
+    service.waitFor("drained: 0 connections closed (0 after a protocol goodbye), 1 aborted")
     assert ask(address) == ("1", 2)
 
 

@@ -31,7 +31,7 @@ FIRST = 3
 After how many upgrades everything should be as it stays.
 """
 
-REMEMBERED = "upgrade: asked for, and remembered"
+REMEMBERED = "upgrade requested; deferred"
 """
 A line of the log that depends on when a request comes.
 """

@@ -1,29 +1,38 @@
 """
-This process: everything that the rules of the L{lifecycle
+This process, as one of its chain: everything that the rules of the L{lifecycle
 <txtableflip._lifecycle>} can have done, carried out.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import inlineCallbacks
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred, inlineCallbacks
 
 from txtableflip._draining.connections import Connections
 from txtableflip._draining.drain import Drain, loadKnownProtocols
 from txtableflip._handover.child import Child
 from txtableflip._handover.messages import Manifest
+from txtableflip._handover.nobody import NoChild, NoParent
 from txtableflip._handover.parent import Parent
+from txtableflip._journal import Journal, Left, ProcessLogger, Started
 from txtableflip._launch import watchdog
 from txtableflip._launch.pidfile import PidFile
-from txtableflip._launch.relaunch import Command
+from txtableflip._launch.relaunch import (
+    CHANNEL_DESCRIPTOR,
+    Command,
+    inDirectory,
+    successorEnvironment,
+)
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._sockets.internet import foreignListeners
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
 from txtableflip._sockets.ports import Ports
+from txtableflip.errors import ChannelError, ChildNotStarted
+from txtableflip.interfaces import Reactor
 
 
 class Generation:
@@ -31,15 +40,19 @@ class Generation:
     Joins the parent, the child, the ports and the pid file.  It implements
     L{txtableflip._lifecycle.Steps}.
 
+    @ivar number: which one it is in the chain, counted from 1.
     @ivar signals: the numbers of the signals that must not kill a child which
         has no handler for them yet.
+    @ivar isShuttingDown: whether the reactor is.
+    @ivar service: what runs the upgrades of this process, if something does.
     """
 
-    _log = Logger()
+    _log = ProcessLogger()
+    _journal = Journal()
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         parent: Parent | None,
         upgradeTimeout: float,
         pidFile: str | None,
@@ -50,32 +63,31 @@ class Generation:
         @raise ChannelError: if a socket that the parent sent is not what its
             name says.
         """
-        self.generation = 1
         self.signals: list[int] = []
-        self._child: Child | None = None
+        self.isShuttingDown = False
+        self.service: object = None
         self._reactor = reactor
-        self._parent = parent
+        self._parent = parent or NoParent()
+        self._child: Child | NoChild = NoChild()
         self._upgradeTimeout = upgradeTimeout
         self._command = command
+        self._pidFile = PidFile(pidFile) if pidFile else None
         self.inventory = Inventory()
         self.connections = Connections()
-        self._pidFile = PidFile(pidFile) if pidFile else None
         self.ports = Ports(reactor, self.inventory, self.connections, accepting=parent is None)
         self.fds = Fds(reactor, self.inventory, self.ports, self.connections)
-        if parent is not None:
-            manifest = parent.manifest
-            self.generation = manifest.generation
-            self.inventory.inherit(manifest.entries, parent.descriptors)
-            if manifest.pidFile:
-                self.suggestPidFile(manifest.pidFile)
+        manifest = self._parent.manifest
+        self.number = ProcessLogger.generation = manifest.generation
+        self.inventory.inherit(manifest.entries, self._parent.descriptors)
+        if manifest.pidFile:
+            self.suggestPidFile(manifest.pidFile)
 
     def connect(self, lifecycle: Lifecycle) -> None:
         """
         Begin to talk with the parent, if there is one.
         """
         self._lifecycle = lifecycle
-        if self._parent is not None:
-            self._parent.connect(self._reactor, lifecycle)
+        self._parent.connect(self._reactor, lifecycle)
 
     def suggestPidFile(self, path: str) -> None:
         """
@@ -115,7 +127,7 @@ class Generation:
             try:
                 factory.doStop()
             except Exception:  # noqa: BLE001 - it is the application's
-                self._log.failure("{factory} failed to stop", factory=factory)
+                self._log.failure("{factory} failed to stop", factory=repr(factory))
         return outcome
 
     def endIn(self, seconds: float) -> None:
@@ -129,14 +141,21 @@ class Generation:
         """
         Whether the child has taken over.
         """
-        return self._child is not None and self._child.hasTakenOver
+        return self._child.hasTakenOver
 
-    def letGo(self) -> None:
+    def shutDown(self, stop: Callable[[], Deferred[None]]) -> Deferred[None]:
         """
-        Leave the channel to a child that serves open until the very end.
+        The reactor does: leave the channel to a child that serves open until the
+        very end.
+
+        @param stop: refuses upgrades, and waits for a child that does not serve.
         """
-        if self._child is not None and self.isReplaced:
-            self._child.neverClose()
+        self.isShuttingDown = True
+        return stop().addCallback(lambda ignored: self._keepChannelUntilExit())
+
+    def _keepChannelUntilExit(self) -> None:
+        if self.isReplaced:
+            self._child.keepChannelUntilExit()
 
     def leave(self) -> None:
         """
@@ -145,6 +164,7 @@ class Generation:
         self.ports.forgetAll()
         if self._pidFile is not None:
             self._pidFile.leave()
+        self._journal.tell(Left)
 
     def _tellChanges(self) -> None:
         """
@@ -152,69 +172,86 @@ class Generation:
         """
         changes = self.inventory.changes
         changes.foreign = foreignListeners(self.inventory.inodes())
-        if self._parent is not None:
+        if self.number > 1:
             self._log.info(
-                "kept {changes.kept}, newly bound {changes.bound}, dropped {changes.dropped}, "
-                "changed {changes.changed}",
-                changes=changes,
+                "kept {kept}, newly bound {bound}, dropped {dropped}, changed {changed}",
+                kept=changes.kept,
+                bound=changes.bound,
+                dropped=changes.dropped,
+                changed=changes.changed,
             )
         if changes.foreign:
             self._log.warn(
-                "this process also listens at {foreign} without tableflip: its next version "
-                "cannot listen there while this one runs, and clients there will notice",
+                "{foreign} is not inheritable (no tableflip: prefix): the next version cannot "
+                "bind it while this process runs",
                 foreign=", ".join(changes.foreign),
             )
 
     # -- txtableflip._lifecycle.Steps
 
     def startChild(self) -> None:
-        self._child = Child(self._reactor, self._lifecycle, self.signals)
+        command = self._command()
         manifest = Manifest(
-            generation=self.generation + 1,
+            generation=self.number + 1,
             upgradeTimeout=self._upgradeTimeout,
             pidFile=self._pidFile.path if self._pidFile is not None else None,
             entries=self.inventory.entries(),
         )
-        self._child.start(self._command(), manifest, self.inventory.descriptors())
+        child = self._child = Child(self._reactor, self._lifecycle)
+        try:
+            environment = successorEnvironment(os.environ, command)
+            child.start(inDirectory(command), environment, CHANNEL_DESCRIPTOR, self.signals)
+            child.sendManifest(manifest, self.inventory.descriptors())
+        except Exception as error:
+            child.abandon()
+            if not isinstance(error, (OSError, ValueError, ChannelError)):
+                raise
+            what = f"could not be started as {command}: {error}"
+            raise ChildNotStarted(what, phase="start", pid=child.pid) from error
+        self._journal.tell(
+            Started,
+            child=child.pid,
+            childGeneration=manifest.generation,
+            command=str(command),
+        )
 
     def commitChild(self) -> None:
-        if self._child is not None:
-            self._child.commit()
+        self._child.commit()
 
     def endChild(self) -> None:
-        if self._child is not None:
-            self._child.end()
+        self._child.end()
+
+    def killChild(self, reason: str) -> None:
+        self._child.kill(reason)
 
     def forwardRedeploy(self) -> None:
-        if self._child is not None:
-            self._child.redeploy()
+        self._child.redeploy()
 
     def sayReady(self) -> None:
-        if self._parent is not None:
-            self._parent.sayReady()
+        self._parent.sayReady()
 
     def sayServing(self) -> None:
-        if self._parent is not None:
-            self._parent.sayServing()
+        self._parent.sayServing()
 
     def sayRefused(self, reason: str) -> None:
-        if self._parent is not None:
-            self._parent.sayRefused(reason)
+        self._parent.sayRefused(reason)
 
     def park(self) -> None:
         self.ports.park()
         self.fds.park()
 
-    def resume(self) -> None:
+    def accept(self) -> None:
         self.ports.resume()
         self.fds.resume()
+
+    def takePidFile(self) -> None:
         if self._pidFile is not None:
             self._pidFile.take()
 
-    def takeOver(self) -> None:
-        self.resume()
+    def settle(self) -> None:
         self.inventory.dropInherited()
+        self._parent.releaseStderr()
         self._tellChanges()
-        if self._parent is not None:
-            self._parent.releaseStderr()
-        self._log.info("generation {generation} serves", generation=self.generation)
+
+    def die(self) -> None:
+        os._exit(1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from twisted.logger import Logger, LogLevel
@@ -60,13 +60,13 @@ class Started(Event):
     A child was started.
 
     @ivar child: its process id.
+    @ivar childGeneration: which one it is in the chain.
     @ivar command: what was started, as a shell would have it.
-    @ivar directory: where.
     """
 
-    child: int | None
+    child: int
+    childGeneration: int
     command: str
-    directory: str
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,8 @@ class Committed(Event):
 @dataclass(frozen=True)
 class Serving(Event):
     """
-    This process accepts, as the one of its chain.
-
-    @ivar isBack: whether it does so again, because its child did not take over.
+    This process has taken over, and accepts.
     """
-
-    isBack: bool
 
 
 @dataclass(frozen=True)
@@ -121,6 +117,17 @@ class Final(Event):
     """
     The child serves, and this process never will again.
     """
+
+
+@dataclass(frozen=True)
+class SuccessorExited(Event):
+    """
+    The child that took over has ended, while this process still drains.
+
+    @ivar child: its process id.
+    """
+
+    child: int | None
 
 
 @dataclass(frozen=True)
@@ -223,14 +230,60 @@ class ProcessLogger(Logger):
         super().emit(level, format, **ours, **fields)
 
 
-Listener = Callable[[Event], object]
-
-_FORMATS = {
+_LINES: dict[type[Event], tuple[Any, str]] = {
+    Requested: (
+        LogLevel.info,
+        (
+            "upgrade requested; deferred until this process is ready, its parent has exited "
+            "and no upgrade is running"
+        ),
+    ),
     Started: (
         LogLevel.info,
-        "upgrade: started generation {event.generation} as process {event.child}",
+        "upgrade: started generation {childGeneration} as process {child}: {command}",
+    ),
+    Serving: (LogLevel.info, "generation {generation} serves"),
+    Failed: (LogLevel.error, "upgrade failed: {reason}"),
+    Final: (
+        LogLevel.info,
+        "upgrade done: the new process serves, this one drains and exits",
+    ),
+    SuccessorExited: (
+        LogLevel.critical,
+        (
+            "process {child}, which took over, has ended while this one still drains: nobody "
+            "accepts connections. Start the service again"
+        ),
+    ),
+    Draining: (
+        LogLevel.info,
+        "draining: {connections} open connections have {seconds} s to finish",
+    ),
+    Drained: (
+        LogLevel.info,
+        (
+            "drained: {finished} connections closed ({told} after a protocol goodbye), {cut} "
+            "aborted at the deadline"
+        ),
     ),
 }
+"""
+What the log says of an event, if anything.
+"""
+
+_OF_ANY_EVENT = {each.name for each in fields(Event)}
+_log = ProcessLogger()
+
+
+def logEvent(event: Event) -> None:
+    """
+    Write an event into the log, if it is one for the operator.
+    """
+    level, line = _LINES.get(type(event), (None, ""))
+    if level is None or (isinstance(event, Requested) and not event.isDeferred):
+        return
+    own = {name: value for name, value in vars(event).items() if name not in _OF_ANY_EVENT}
+    _log.emit(level, line, **own)
 
 
 class Journal:
@@ -240,24 +293,20 @@ class Journal:
     @cvar listeners: who hears of everything that happens in this process.
     """
 
-    listeners: ClassVar[list[Listener]] = []
-    _log = ProcessLogger()
+    listeners: ClassVar[list[Callable[[Event], object]]] = [logEvent]
 
-    def tell(self, kind: type[Event], **fields: Any) -> None:
+    def tell(self, kind: type[Event], **more: Any) -> None:
         """
         Something has happened.  A listener that raises keeps nobody from hearing
         of it.
 
-        @param fields: those of C{kind}, besides the ones that any event has.
+        @param more: the fields of C{kind}, besides the ones that any event has.
         """
         event = kind(
-            pid=os.getpid(),
-            generation=ProcessLogger.generation,
-            time=time.time(),
-            **fields,
+            pid=os.getpid(), generation=ProcessLogger.generation, time=time.time(), **more
         )
         for listener in list(self.listeners):
             try:
                 listener(event)
             except Exception:  # noqa: BLE001 - it is whoever listens'
-                self._log.failure("a listener of the journal failed")
+                _log.failure("a listener of the journal failed")

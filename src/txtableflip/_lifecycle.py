@@ -34,26 +34,40 @@ here as the same inputs as a death does.
 How this file is read
 =====================
 
-L{Lifecycle} lists the inputs, in three groups: what the application says, what
-the parent does, what the child does.  L{Steps} lists everything that the rules
-can have done to the world; no step may raise, because the transition has been
-made when the step runs: a step that fails reports so by a later input.
-L{_build} is the table.
+L{Lifecycle} lists the inputs, in four groups: what the application says, what
+the parent does, what the child does, what this process fails to do.  L{Steps}
+lists everything that the rules can have done to the world, and each L{Step} says
+what follows if that raises: the transition has been made by then, so it has to be
+an input as any other.  L{Core.do} is the only way to the world.  L{_build} is the
+table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from automat import TypeMachineBuilder
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
+from txtableflip._journal import (
+    Committed,
+    Failed,
+    Final,
+    Journal,
+    ProcessLogger,
+    Ready,
+    Requested,
+    Serving,
+    SuccessorExited,
+)
 from txtableflip._observers import OneShot
 from txtableflip.errors import (
     Abandoned,
     AlreadyUpgraded,
+    ChildNotStarted,
+    HandoverFailed,
     NotReady,
     ParentStillRunning,
     ParentTimedOut,
@@ -130,13 +144,18 @@ class Lifecycle(Protocol):
 
     def childFailed(self, error: UpgradeFailed) -> None:
         """
-        The child did not take over, and is no more.
+        The child is no more, or was not there ever.
+        """
+
+    def stepFailed(self, error: Exception) -> None:
+        """
+        This process could not do what it was to.
         """
 
 
 class Steps(Protocol):
     """
-    Everything that the rules can have done.  None of it raises.
+    Everything that the rules can have done.
     """
 
     def startChild(self) -> None:
@@ -152,6 +171,11 @@ class Steps(Protocol):
     def endChild(self) -> None:
         """
         Make the child leave; C{childFailed} follows when it has.
+        """
+
+    def killChild(self, reason: str) -> None:
+        """
+        End the child at once; C{childFailed} follows.
         """
 
     def forwardRedeploy(self) -> None:
@@ -179,15 +203,90 @@ class Steps(Protocol):
         Stop accepting, and keep the sockets.
         """
 
-    def resume(self) -> None:
+    def accept(self) -> None:
         """
-        Accept again, and be the one that the pid file names.
+        Begin to accept, or go on with it, and nothing else: clients wait.
         """
 
-    def takeOver(self) -> None:
+    def takePidFile(self) -> None:
         """
-        Begin to accept, and let go of what was inherited and is not wanted.
+        Be the one that the pid file names.
         """
+
+    def settle(self) -> None:
+        """
+        Let go of what was inherited and is not wanted.
+        """
+
+    def die(self) -> None:
+        """
+        End this process at once: the kernel closes what it could not park.
+        """
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    What is to be done.
+
+    @ivar do: does it.
+    @ivar failed: tells the rules that it could not be done, by one of their
+        inputs.
+    """
+
+    do: Callable[[Steps], object]
+    failed: Callable[[Lifecycle, Exception], object]
+
+
+def _stepFailed(rules: Lifecycle, error: Exception) -> None:
+    rules.stepFailed(error)
+
+
+def _childNotStarted(rules: Lifecycle, error: Exception) -> None:
+    if not isinstance(error, UpgradeFailed):
+        error = ChildNotStarted(f"could not be started: {error}", phase="start")
+    rules.childFailed(error)
+
+
+def _childNotKilled(rules: Lifecycle, error: Exception) -> None:
+    rules.childFailed(HandoverFailed(f"could not be killed: {error}", phase="commit"))
+
+
+def _nothing(rules: Lifecycle, error: Exception) -> None:
+    """
+    It is in the log, and the rest goes on.
+    """
+
+
+startChild = Step(lambda steps: steps.startChild(), _childNotStarted)
+commitChild = Step(lambda steps: steps.commitChild(), _stepFailed)
+endChild = Step(lambda steps: steps.endChild(), _stepFailed)
+forwardRedeploy = Step(lambda steps: steps.forwardRedeploy(), _nothing)
+sayReady = Step(lambda steps: steps.sayReady(), _stepFailed)
+sayServing = Step(lambda steps: steps.sayServing(), _stepFailed)
+park = Step(lambda steps: steps.park(), _stepFailed)
+accept = Step(lambda steps: steps.accept(), _stepFailed)
+takePidFile = Step(lambda steps: steps.takePidFile(), _nothing)
+settle = Step(lambda steps: steps.settle(), _nothing)
+die = Step(lambda steps: steps.die(), _nothing)
+
+
+def killChild(reason: object) -> Step:
+    """
+    @return: the step that ends the child at once.
+    """
+    return Step(lambda steps: steps.killChild(_inWords(reason)), _childNotKilled)
+
+
+def sayRefused(reason: object) -> Step:
+    """
+    @return: the step that tells the parent why it goes on.
+    """
+    return Step(lambda steps: steps.sayRefused(_inWords(reason)), _nothing)
+
+
+def _inWords(reason: object) -> str:
+    return str(reason) or repr(reason)
 
 
 @dataclass
@@ -203,28 +302,48 @@ class Core:
     isReady: OneShot = field(default_factory=OneShot)
     isExiting: OneShot = field(default_factory=OneShot)
     parentIsGone: OneShot = field(default_factory=OneShot)
+    journal: Journal = field(default_factory=Journal)
     wanted: bool = False
     result: Deferred[None] | None = None
 
-    _log = Logger()
+    _log = ProcessLogger()
 
-    def begin(self, result: Deferred[None] | None) -> None:
+    def do(self, rules: Lifecycle, *steps: Step) -> bool:
+        """
+        Have steps done: the only way to the world.  What cannot be done becomes
+        an input; unless that changes nothing, the steps behind it are skipped.
+
+        @return: whether all was done that the rest rests on.
+        """
+        for step in steps:
+            try:
+                step.do(self.steps)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the rules go on
+                if not isinstance(error, UpgradeFailed):
+                    self._log.failure("a step of the upgrade failed")
+                step.failed(rules, error)
+                if step.failed is not _nothing:
+                    return False
+        return True
+
+    def begin(self, rules: Lifecycle, result: Deferred[None] | None) -> None:
         """
         Start the upgrade that C{result} waits for.
         """
         self.wanted = False
         self.result = result
-        self.steps.startChild()
+        self.journal.tell(Requested, isDeferred=False)
+        self.do(rules, startChild)
 
     def end(self, error: UpgradeError | None) -> None:
         """
-        The upgrade is over: tell who waits, and the log.
+        The upgrade is over: tell who waits, and the journal.
         """
         result, self.result = self.result, None
         if error is None:
-            self._log.info("upgrade done: the new process serves, this one drains and leaves")
+            self.journal.tell(Final)
         else:
-            self._log.error("upgrade failed: {error}", error=error)
+            self.journal.tell(Failed, reason=str(error))
         if result is not None and not result.called:
             if error is None:
                 result.callback(None)
@@ -236,10 +355,7 @@ class Core:
         A redeploy has to wait.
         """
         self.wanted = True
-        self._log.info(
-            "upgrade: asked for, and remembered, until this process is ready, its parent "
-            "gone, and the upgrade over that may be running"
-        )
+        self.journal.tell(Requested, isDeferred=True)
 
     def leave(self, error: Exception) -> None:
         """
@@ -273,20 +389,22 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
     @initialising.upon(Lifecycle.ready).to(serving)
     @awaiting.upon(Lifecycle.parentExited).to(serving)
     def serveAlone(machine: Lifecycle, core: Core) -> None:
-        core.steps.takeOver()
-        core.isReady.fire()
+        if core.do(machine, accept, takePidFile, settle):
+            core.journal.tell(Serving)
+            core.isReady.fire()
         core.parentIsGone.fire()
         catchUp(machine, core)
 
     @besideParent.upon(Lifecycle.ready).to(awaiting)
     def ask(machine: Lifecycle, core: Core) -> None:
-        core.steps.sayReady()
+        if core.do(machine, sayReady):
+            core.journal.tell(Ready)
 
     @awaiting.upon(Lifecycle.parentCommitted).to(newlyServing)
     def serveBesideParent(machine: Lifecycle, core: Core) -> None:
-        core.steps.takeOver()
-        core.steps.sayServing()
-        core.isReady.fire()
+        if core.do(machine, accept, takePidFile, sayServing, settle):
+            core.journal.tell(Serving)
+            core.isReady.fire()
 
     # -- it never will be ready, or is not wanted
 
@@ -295,8 +413,9 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
         core.isReady.error(error)
 
     @besideParent.upon(Lifecycle.initialisationFailed).to(stopped)
+    @awaiting.upon(Lifecycle.stepFailed).to(stopped)
     def refuse(machine: Lifecycle, core: Core, error: Exception) -> None:
-        core.steps.sayRefused(str(error) or repr(error))
+        core.do(machine, sayRefused(error))
         core.leave(error)
 
     @besideParent.upon(Lifecycle.parentAborted).to(stopped)
@@ -306,9 +425,23 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
 
     @awaiting.upon(Lifecycle.parentTimedOut).to(stopped)
     def despair(machine: Lifecycle, core: Core) -> None:
-        error = ParentTimedOut("the parent did not answer that this process is ready")
-        core.steps.sayRefused(str(error))
+        refuse(machine, core, ParentTimedOut("the parent did not answer Ready in time"))
+
+    # -- it cannot serve after all: somebody else is to, or to start it again
+
+    @newlyServing.upon(Lifecycle.stepFailed).to(stopped)
+    def handBack(machine: Lifecycle, core: Core, error: Exception) -> None:
+        core.do(machine, park, sayRefused(error))
         core.leave(error)
+
+    @serving.upon(Lifecycle.stepFailed).to(stopped)
+    def fail(machine: Lifecycle, core: Core, error: Exception) -> None:
+        core.do(machine, park)
+        core.leave(error)
+
+    @stopped.upon(Lifecycle.stepFailed).loop()
+    def dieUnparked(machine: Lifecycle, core: Core, error: Exception) -> None:
+        core.do(machine, die)
 
     # -- the parent goes
 
@@ -325,34 +458,43 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
 
     @serving.upon(Lifecycle.upgrade).to(upgrading)
     def start(machine: Lifecycle, core: Core, result: Deferred[None]) -> None:
-        core.begin(result)
+        core.begin(machine, result)
 
     @serving.upon(Lifecycle.redeploy).to(upgrading)
     def startUnattended(machine: Lifecycle, core: Core) -> None:
-        core.begin(None)
+        core.begin(machine, None)
 
     @upgrading.upon(Lifecycle.childReady).to(committing)
     def commit(machine: Lifecycle, core: Core) -> None:
-        core.steps.park()
-        core.steps.commitChild()
+        if core.do(machine, park, commitChild):
+            core.journal.tell(Committed)
+
+    @committing.upon(Lifecycle.stepFailed).loop()
+    @ending.upon(Lifecycle.stepFailed).loop()
+    def killUntold(machine: Lifecycle, core: Core, error: Exception) -> None:
+        core.do(machine, killChild(error))
 
     @committing.upon(Lifecycle.childServing).to(upgraded)
     def handOver(machine: Lifecycle, core: Core) -> None:
         core.end(None)
         if core.wanted:
-            core.steps.forwardRedeploy()
+            core.do(machine, forwardRedeploy)
         core.isExiting.fire()
 
     @upgrading.upon(Lifecycle.childFailed).to(serving)
     @committing.upon(Lifecycle.childFailed).to(serving)
     def serveOn(machine: Lifecycle, core: Core, error: UpgradeFailed) -> None:
-        core.steps.resume()
+        core.do(machine, accept, takePidFile)
         core.end(error)
         catchUp(machine, core)
 
     @upgraded.upon(Lifecycle.redeploy).loop()
     def forward(machine: Lifecycle, core: Core) -> None:
-        core.steps.forwardRedeploy()
+        core.do(machine, forwardRedeploy)
+
+    @upgraded.upon(Lifecycle.childFailed).loop()
+    def mourn(machine: Lifecycle, core: Core, error: UpgradeFailed) -> None:
+        core.journal.tell(SuccessorExited, child=error.pid)
 
     # -- a redeploy that has to wait
 
@@ -407,14 +549,14 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
     @besideParent.upon(Lifecycle.stop).to(stopped)
     @awaiting.upon(Lifecycle.stop).to(stopped)
     def leaveUnready(machine: Lifecycle, core: Core) -> None:
-        core.steps.sayRefused("it was told to stop")
+        core.do(machine, sayRefused("it was told to stop"))
         core.leave(Stopping("this process was told to stop"))
 
     @upgrading.upon(Lifecycle.stop).to(ending)
     @committing.upon(Lifecycle.stop).to(ending)
     def endChild(machine: Lifecycle, core: Core) -> None:
         core.end(Stopping("this process was told to stop, and ends the one it started"))
-        core.steps.endChild()
+        core.do(machine, endChild)
 
     @ending.upon(Lifecycle.childFailed).to(stopped)
     def leaveLast(machine: Lifecycle, core: Core, error: UpgradeFailed) -> None:
@@ -434,15 +576,17 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
         Lifecycle.parentTimedOut,
     )
     fromChild = (Lifecycle.childReady, Lifecycle.childServing, Lifecycle.childFailed)
+    failed = Lifecycle.stepFailed
     for state, inputs in (
-        (initialising, (*fromParent, *fromChild)),
-        (besideParent, (Lifecycle.parentCommitted, Lifecycle.parentTimedOut, *fromChild)),
+        (initialising, (*fromParent, *fromChild, failed)),
+        (besideParent, (Lifecycle.parentCommitted, Lifecycle.parentTimedOut)),
+        (besideParent, (*fromChild, failed)),
         (awaiting, (*fromApplication, *fromChild)),
         (newlyServing, (*fromApplication, *fromParent[:2], fromParent[3], *fromChild)),
         (serving, (*fromApplication, *fromParent, *fromChild)),
-        (upgrading, (*fromApplication, *fromParent, Lifecycle.childServing)),
+        (upgrading, (*fromApplication, *fromParent, Lifecycle.childServing, failed)),
         (committing, (*fromApplication, *fromParent, Lifecycle.childReady)),
-        (upgraded, (*fromApplication, *fromParent, *fromChild, Lifecycle.stop)),
+        (upgraded, (*fromApplication, *fromParent, *fromChild[:2], Lifecycle.stop, failed)),
         (ending, (*fromApplication, *fromParent, *fromChild[:2])),
         (ending, (Lifecycle.redeploy, Lifecycle.stop)),
         (stopped, (Lifecycle.initialisationFailed, *fromParent, *fromChild)),

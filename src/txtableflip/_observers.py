@@ -1,11 +1,16 @@
 """
-Something that happens once, and any number of callers who wait for it.
+What is waited for: by any number of callers, or for so long.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+
+from txtableflip.interfaces import Reactor
 
 
 class OneShot:
@@ -55,3 +60,33 @@ class OneShot:
             waiter.errback(self.outcome)
         else:
             waiter.callback(None)
+
+
+class Deadline:
+    """
+    Does something unless something else happens first.
+    """
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._call: Any = None
+
+    def after(self, seconds: float, do: Callable[..., object], *arguments: object) -> None:
+        """
+        Have something done when the time is over; what was to be done before that
+        is not done any more.
+        """
+        self.stop()
+        self._call = self._reactor.callLater(seconds, self._late, do, *arguments)
+
+    def _late(self, do: Callable[..., object], *arguments: object) -> None:
+        # What has come meanwhile is heard first, for it may be this process that
+        # has been asleep.
+        self._call = self._reactor.callLater(0, do, *arguments)
+
+    def stop(self) -> None:
+        """
+        Something else has happened.
+        """
+        if self._call is not None and self._call.active():
+            self._call.cancel()

@@ -129,6 +129,13 @@ class ChildTimedOut(UpgradeFailed):
     """
 
 
+class HandoverFailed(UpgradeFailed):
+    """
+    This process could not stop accepting, or tell the child to serve, so the
+    child was killed: the traceback is in the log.
+    """
+
+
 class ChildRefused(UpgradeFailed):
     """
     The child said itself that it cannot take over, and why.

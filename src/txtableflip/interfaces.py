@@ -95,69 +95,92 @@ class IUpgrader(Interface):
     L{txtableflip.testing.FakeUpgrader} in unit tests.
     """
 
-    hasParent: bool = Attribute("Whether this process was started in an upgrade.")
+    hasParent: bool = Attribute(
+        "Whether this process was started in an upgrade (tableflip's C{HasParent})."
+    )
     generation: int = Attribute("Which one this is in its chain, counted from 1.")
-    reactor: Any = Attribute("The reactor, but that what listens through it is inherited.")
-    fds: Any = Attribute("What is handed over by name: L{txtableflip._sockets.named.Fds}.")
+    reactor: Any = Attribute(
+        "The reactor, but that what listens through it is inherited: for "
+        "C{TCPServer(..., reactor=upgrader.reactor)} and the like."
+    )
+    fds: Any = Attribute(
+        "Files, connections and sockets that the application hands over by name: "
+        "L{txtableflip.Fds} (tableflip's C{Fds})."
+    )
     used: list[str] = Attribute("What a child would inherit, in words.")
-    descriptions: list[str] = Attribute("The strings that endpoints were made of.")
-    pending: list[str] = Attribute("Which endpoints have not been told to listen.")
-    connections: list[Any] = Attribute("Those open, with listener, peer and seconds.")
-    changes: Any = Attribute("How that differs from what the parent used.")
+    connections: list[Any] = Attribute(
+        "The open connections that inheritable listeners have accepted, each a "
+        "L{txtableflip.OpenConnection}."
+    )
+    changes: Any = Attribute(
+        "How what this process uses differs from what its parent used, "
+        "L{txtableflip.Changes}: complete when L{ready} fires."
+    )
 
     def endpoint(description: str, drainTimeout: float | None = None) -> IStreamServerEndpoint:
         """
-        Make an endpoint whose listening socket is inherited.
+        Make an endpoint whose listening socket is inherited: what the string
+        C{tableflip:} plus C{description} makes.
 
         @param description: an endpoint string, such as C{tcp:8080}.
         @param drainTimeout: how long its connections have to finish when this
-            process leaves, in seconds, if not as long as all.
-        @raise ValueError: if it describes no endpoint.
+            process leaves, in seconds, if not as long as all (L{drain}).
+        @raise ValueError: if C{description} describes no endpoint, or
+            C{drainTimeout} is not positive.
         """
 
     def whenListening() -> Deferred[None]:
         """
-        @return: a Deferred that fires when every endpoint that was made
-            listens, or fails as the first of them did.
+        @return: a Deferred that fires when every endpoint that has been made
+            (L{endpoint}, and C{tableflip:} strings) listens, or has been garbage
+            collected: an endpoint that somebody keeps and that never listens
+            keeps this process from being ready.  It fails as the first of them
+            did that could not listen.
         """
 
     def ready() -> Deferred[None]:
         """
-        Say that this process has initialised.
+        Say that this process has initialised: everything listens that is to.
+        In the first generation it serves already; in any other the parent now
+        stops accepting, and this process begins to (tableflip's C{Ready}).
 
-        @return: a Deferred that fires when this process serves, or fails if it
-            is not to: it should leave then.
+        @return: a Deferred that fires when this process serves.  It fails with
+            L{PidFileError <txtableflip.PidFileError>} if the pid file cannot be
+            written, with L{Abandoned <txtableflip.Abandoned>}, L{ParentTimedOut
+            <txtableflip.ParentTimedOut>} or L{Stopping <txtableflip.Stopping>}
+            if this process is not to serve any more: it should leave then.
         """
 
     def refuse(error: Exception) -> None:
         """
-        Say that this process will not be ready, and why.
+        Say that this process will not be ready, and why: the parent's upgrade
+        fails with the reason (L{ChildRefused <txtableflip.ChildRefused>}),
+        without waiting for the deadline.
         """
 
     def upgrade() -> Deferred[None]:
         """
-        Start this program anew, and have the new process take over.
+        Start this program anew, and have the new process take over
+        (tableflip's C{Upgrade}).
 
-        @return: a Deferred that fires when it has, or fails with an
-            L{UpgradeError <txtableflip.UpgradeError>}: this process serves on.
+        @return: a Deferred that fires when it has.  It fails at once with a
+            L{Refusal <txtableflip.Refusal>} if this is not the moment, and with
+            an L{UpgradeFailed <txtableflip.UpgradeFailed>} if the new process did
+            not take over; this one serves on.
         """
 
     def redeploy() -> None:
         """
-        Upgrade as soon as that may be.  The outcome is in the log.
-        """
-
-    def hold(name: str) -> None:
-        """
-        Have a signal wait until L{redeployOn} handles it.
-
-        @param name: the signal's, with or without C{SIG}: C{"HUP"}.
-        @raise ValueError: if there is none of that name.
+        Upgrade as soon as that may be, as an operator's signal asks for: a
+        request that comes while an upgrade runs, or while the parent is still
+        there, is deferred, once, and reaches whoever may act on it.  The outcome
+        is in the log.
         """
 
     def redeployOn(name: str) -> None:
         """
-        Make a signal call L{redeploy}.
+        Make a signal call L{redeploy}, until the reactor stops.  A signal that
+        comes while a process starts waits for it to be ready.
 
         @param name: the signal's, with or without C{SIG}: C{"HUP"}.
         @raise ValueError: if there is none of that name.
@@ -165,7 +188,10 @@ class IUpgrader(Interface):
 
     def stopOn(name: str) -> Any:
         """
-        Make a signal call L{stop}, the first time that it comes.
+        Make a signal call L{stop}, the first time that it comes, so that what
+        is open can be finished; the second time, it does what it did before.
+        That begins when the reactor runs, which has handlers of its own by then;
+        a signal that nobody has handled goes on to end the process.
 
         @param name: the signal's, with or without C{SIG}: C{"TERM"}.
         @return: what listens for it: C{hasCome} says whether it has come, and
@@ -176,36 +202,34 @@ class IUpgrader(Interface):
     def whenExiting() -> Deferred[None]:
         """
         @return: a Deferred that fires when this process should finish what it
-            began, and go.
+            began, and exit: its successor serves, or it was told to stop
+            (tableflip's C{Exit}).
         """
 
     def whenParentExits() -> Deferred[None]:
         """
         @return: a Deferred that fires when the parent is gone, or at once if
-            there is none.
+            there is none; cancel it to stop waiting (tableflip's
+            C{WaitForParent}).
         """
 
     def stop() -> Deferred[None]:
         """
-        Refuse upgrades from now on; end a child that has not taken over yet.
+        Refuse upgrades from now on; end a child that has not taken over yet
+        (tableflip's C{Stop}).  The reactor's shutdown calls this.
 
         @return: a Deferred that fires when there is no such child.
-        """
-
-    def endIn(seconds: float) -> None:
-        """
-        Be sure that this process has ended in some time.
-
-        @param seconds: how long it may take.
         """
 
     def drain(timeout: float) -> Deferred[int]:
         """
         Let the connections finish that were accepted by inheritable listeners,
-        then stop these listeners and their factories.
+        then stop these listeners and their factories.  How each protocol does
+        that is described at L{IDrainable}.
 
         @param timeout: how long the connections have, in seconds.
-        @return: a Deferred that fires with how many were cut.
+        @return: a Deferred that fires with how many were aborted.
+        @raise ValueError: if C{timeout} is not positive.
         """
 
 

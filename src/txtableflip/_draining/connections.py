@@ -144,6 +144,12 @@ class Connections:
         self.listeners.add(accepted)
         return accepted
 
+    def describe(self) -> list[OpenConnection]:
+        """
+        @return: all of them, for whoever looks at them.
+        """
+        return [each for accepted in self.listeners for each in accepted.describe()]
+
     def whenClosed(self, transport: Any, call: Callable[[], None]) -> None:
         """
         Have something done when an open connection is closed.

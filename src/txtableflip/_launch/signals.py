@@ -8,6 +8,11 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from txtableflip._journal import ProcessLogger
+from txtableflip.interfaces import Reactor
+
+_log = ProcessLogger()
+
 _TAKEN = {"SIGKILL", "SIGSTOP", "SIGCHLD", "SIGPIPE"}
 _STOP = {"SIGTERM", "SIGINT"}
 
@@ -110,3 +115,37 @@ class StopHandler(SignalHandler):
         """
         self.restore()
         signal.raise_signal(self.number)
+
+
+def redeployOn(name: str, reactor: Reactor, redeploy: Callable[[], object]) -> int:
+    """
+    Have a signal call something in the reactor, until that stops.
+
+    @return: the number of the signal.
+    @raise ValueError: if there is none of that name.
+    """
+    handler = SignalHandler(redeploySignal(name), lambda: reactor.callFromThread(redeploy))
+    handler.install()
+    reactor.addSystemEventTrigger("after", "shutdown", handler.restore)
+    return handler.number
+
+
+def stopOn(name: str, reactor: Reactor, stop: Callable[[], object]) -> StopHandler:
+    """
+    Have a signal call something in the reactor the first time that it comes, as
+    soon as the reactor runs, which has handlers of its own by then.
+
+    @raise ValueError: if there is none of that name.
+    """
+    number = signalNumber(name)
+
+    def stopBySignal() -> None:
+        _log.info(
+            "{name}: stopping once open connections have finished; send it again to stop now",
+            name=signal.Signals(number).name,
+        )
+        stop()
+
+    handler = StopHandler(number, lambda: reactor.callFromThread(stopBySignal))
+    reactor.callWhenRunning(handler.install)
+    return handler

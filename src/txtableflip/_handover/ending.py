@@ -1,0 +1,187 @@
+"""
+How a child that is not to take over ends, and how its parent learns why.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from txtableflip._handover.messages import Abort
+from txtableflip._handover.spawned import Spawned
+from txtableflip._observers import Deadline
+from txtableflip.errors import ChildExited, ChildProtocolError, Phase, UpgradeFailed
+
+TERM_GRACE = 5.0
+"""
+How long a child that is not wanted has to end by itself, in seconds.
+"""
+
+STATUS_TIMEOUT = 2.0
+"""
+How long to wait for the exit status and the last words of a child that has
+closed the channel, or was killed, in seconds.
+"""
+
+_REAP_INTERVAL = 0.05
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """
+    Why the child is not to take over.
+    """
+
+    error: type[UpgradeFailed]
+    what: str
+    phase: Phase
+
+
+class Ending:
+    """
+    Makes a child leave, politely at first; waits until it has; and reports why,
+    once.
+
+    @ivar greeted: the process id that the child has greeted with.
+    @ivar isOver: whether there is nothing more to report.
+    """
+
+    def __init__(
+        self,
+        process: Spawned,
+        deadline: Deadline,
+        say: Callable[[Abort], object],
+        report: Callable[[UpgradeFailed], object],
+    ) -> None:
+        """
+        @param deadline: the one of the conversation, which ends now.
+        @param say: sends a message to the child, as far as there is a channel.
+        @param report: is called with what the upgrade has failed of.
+        """
+        self.greeted: int | None = None
+        self.isOver = False
+        self._process = process
+        self._deadline = deadline
+        self._say = say
+        self._report = report
+        self._verdict: _Verdict | None = None
+        self._isLost = False
+        self._isKilled = False
+
+    @property
+    def hasBegun(self) -> bool:
+        """
+        Whether the child is not to take over any more.
+        """
+        return self.isOver or self._verdict is not None
+
+    def giveUp(self, error: type[UpgradeFailed], what: str, phase: Phase) -> None:
+        """
+        Make the child leave, politely at first.
+        """
+        if self.isOver:
+            return
+        self._judge(error, what, phase)
+        self._say(Abort(what))
+        self._signal("TERM")
+        self._deadline.after(TERM_GRACE, self.kill, error, what, phase)
+
+    def kill(self, error: type[UpgradeFailed], what: str, phase: Phase) -> None:
+        """
+        End the child at once.  It runs no more code of its own after that, so
+        there is no need to wait until it is really gone.
+        """
+        if self.isOver:
+            return
+        self._judge(error, what, phase)
+        self._signal("KILL")
+        self._isLost = self._isKilled = True
+        self._awaitExit(STATUS_TIMEOUT, phase)
+
+    def channelLost(self, phase: Phase) -> None:
+        """
+        The child has closed the channel: it has ended, or should have.
+        """
+        self._isLost = True
+        self._awaitExit(STATUS_TIMEOUT if self._verdict is None else TERM_GRACE, phase)
+
+    def exited(self, phase: Phase) -> None:
+        """
+        The process that was started has ended.
+        """
+        if self._isLost:
+            self._finish(phase)
+        elif self.greeted == self._process.pid:
+            # It was no wrapper.  What it said last is still on the channel.
+            self._awaitExit(STATUS_TIMEOUT, phase)
+
+    def conclude(self, error: type[UpgradeFailed], what: str, phase: Phase) -> None:
+        """
+        The child is no more, and that is why.
+        """
+        if self.isOver:
+            return
+        self.isOver = True
+        self._deadline.stop()
+        # Something of it may be left: a process that it has forked, which must
+        # not take the end of this one for a reason to serve.
+        self._say(Abort(what))
+        self._report(
+            error(
+                what,
+                phase=phase,
+                pid=self._process.pid,
+                exitStatus=self._process.exitStatus,
+                signal=self._process.signalNumber,
+                stderr=self._process.lastLines,
+            )
+        )
+
+    def _awaitExit(self, seconds: float, phase: Phase) -> None:
+        """
+        Give the child time to be reaped, and its last words time to arrive.
+        """
+        self._process.reap()
+        if self.isOver:
+            return
+        if self._isLost and self._process.hasEnded:
+            self._finish(phase)
+        elif seconds > 0:
+            self._deadline.after(
+                _REAP_INTERVAL, self._awaitExit, seconds - _REAP_INTERVAL, phase
+            )
+        elif self._process.isReaped or self._isKilled:
+            self._finish(phase)
+        elif self._verdict is None:
+            self.giveUp(
+                ChildProtocolError, "closed the upgrade channel but kept running", phase
+            )
+        else:
+            self.kill(self._verdict.error, self._verdict.what, phase)
+
+    def _judge(self, error: type[UpgradeFailed], what: str, phase: Phase) -> None:
+        """
+        The first reason counts.
+        """
+        self._verdict = self._verdict or _Verdict(error, what, phase)
+
+    def _signal(self, name: str) -> None:
+        """
+        Send a signal to the child, and to the process that greeted us if a
+        wrapper stands between.
+        """
+        self._process.signal(name)
+        if self.greeted not in (None, self._process.pid) and not self._isLost:
+            with suppress(ProcessLookupError, PermissionError, OverflowError):
+                os.kill(self.greeted, getattr(signal, f"SIG{name}"))
+
+    def _finish(self, phase: Phase) -> None:
+        """
+        The child is no more: say why, or how it ended.
+        """
+        ended = f"{self._process.howItEnded()} before it had taken over"
+        verdict = self._verdict or _Verdict(ChildExited, ended, phase)
+        self.conclude(verdict.error, verdict.what, verdict.phase)
