@@ -182,7 +182,7 @@ class Generation:
         await self.ports.stop()
         self.process.leave()
         for held in self.process.inventory.inherited.values():
-            held.open.close()
+            held.handle.close()
 
 
 @pytest_twisted.async_yield_fixture
