@@ -122,8 +122,8 @@ def test_a_process_drains_by_its_own_code_and_not_by_that_of_the_next_release(se
     address, wrap = site()["TCP"]
     with Connection(address, wrap) as client:
         assert client.get("first") == 1
-        (package / "_http.py").write_text("raise ImportError('of the next release')\n")
-        (package / "_websocket.py").unlink()
+        (package / "_draining" / "http.py").write_text("raise ImportError('of the next release')\n")
+        (package / "_draining" / "websocket.py").unlink()
         os.kill(service.pid, signal.SIGHUP)
         service.waitFor("draining: 1 open connections")
         assert client.get("second") == 1
@@ -417,7 +417,9 @@ def test_a_stop_lets_requests_finish_and_accepts_no_more(service, site):
         assert generationOf(connection.receive(), "last") == 1
         assert connection.isLast
     until(lambda: not service.processes(), "the end of the service")
-    assert "drained: 1 connections closed (1 after a protocol goodbye), 0 aborted" in service.log
+    assert (
+        "drained: 1 connections closed (1 after a protocol goodbye), 0 aborted" in service.log
+    )
     assert not service.pidFile.exists()
 
 

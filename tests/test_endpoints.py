@@ -157,7 +157,7 @@ class Generation:
         Listen on what a whole endpoint string describes, in this generation.
         """
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("txtableflip.upgrader._current", self)
+            patch.setattr("txtableflip.upgrader.Upgrader._current", self)
             return serverFromString(reactor, description).listen(factory or self.factory)
 
     @property
@@ -173,7 +173,8 @@ class Generation:
         Take over, as after Commit.
         """
         parent.process.park()
-        self.process.takeOver()
+        self.process.accept()
+        self.process.settle()
 
     async def end(self):
         listeners = list(self.process.connections.listeners)
@@ -280,7 +281,7 @@ def recorded(description):
     recorder = RecordingParser()
     with pytest.MonkeyPatch.context() as patch:
         upgrader = SimpleNamespace(endpoint=partial(serverFromString, reactor))
-        patch.setattr("txtableflip.upgrader._current", upgrader)
+        patch.setattr("txtableflip.upgrader.Upgrader._current", upgrader)
         patch.setattr(endpoints, "getPlugins", lambda *_: [TableflipStringParser(), recorder])
         try:
             serverFromString(reactor, description)
@@ -819,7 +820,7 @@ def test_a_reactor_that_cannot_hand_over_sockets_listens_all_the_same(lacking, m
     Where there can be no upgrades, a tableflip: endpoint is the one behind it,
     and the log says at once what is lacking.
     """
-    monkeypatch.setattr("txtableflip.upgrader._current", None)
+    monkeypatch.setattr("txtableflip.upgrader.Upgrader._current", None)
     fake = LackingReactor(lacking)
     events = []
     globalLogPublisher.addObserver(events.append)
@@ -1301,7 +1302,7 @@ async def test_a_factory_is_stopped_after_its_last_connection(
         assert described.seconds < DEADLINE
     first.ports.park()
     first.process._child = SimpleNamespace(hasTakenOver=True)
-    drained = first.process.drain(DEADLINE)
+    drained = _generation.Exit(reactor, first.process).drain(DEADLINE)
     for left, client in zip((2, 1), clients, strict=False):
         client.close()
         await turn()
@@ -1336,7 +1337,11 @@ async def test_the_deadline_cuts_the_connections_that_are_left(
         first.factory.made[1].transport.write(b"x" * 50_000_000)
         first.ports.park()
         began = reactor.seconds()
-        outcome = await first.process.drain(0.05).addTimeout(DEADLINE, reactor)
+        outcome = (
+            await _generation.Exit(reactor, first.process)
+            .drain(0.05)
+            .addTimeout(DEADLINE, reactor)
+        )
         assert outcome == Outcome(finished=0, told=0, cut=2)
         assert reactor.seconds() - began >= 0.05 + LAST_WORDS
         assert first.factory.history == ["start", "stop"]
@@ -1358,7 +1363,7 @@ async def test_a_connection_that_is_refused_is_not_counted(generations, tmp_path
         with await inThread(connect, target(port)) as client:
             assert await inThread(client.recv, 1) == b""
     assert len(first.process.connections) == 0
-    assert await first.process.drain(DEADLINE) == Outcome()
+    assert await _generation.Exit(reactor, first.process).drain(DEADLINE) == Outcome()
 
 
 def names(directory):

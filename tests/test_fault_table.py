@@ -74,8 +74,8 @@ MUTATIONS = {
     ),
     "nobody takes back": (
         """
-original = Generation.resume
-Generation.resume = lambda self: None if self._child else original(self)
+original = Generation.accept
+Generation.accept = lambda self: None if self._child.pid else original(self)
 """,
         "new has said Ready",
         "waited",

@@ -113,7 +113,7 @@ class Gate:
 # -- the release is broken
 
 CHANNEL = (
-    "import txtableflip\nchannel = txtableflip.currentUpgrader()._process._parent._channel\n"
+    "import txtableflip\nchannel = txtableflip.currentUpgrader()._ours._parent._channel\n"
 )
 BROKEN = {
     "raises": ("raise RuntimeError('no database')", "exited with status 1"),
@@ -129,7 +129,7 @@ BROKEN = {
     ),
     "closes the channel": (
         f"{CHANNEL}os.close(channel.transport.fileno())\ntime.sleep(60)",
-        "closed the channel, and lived on",
+        "closed the upgrade channel but kept running",
     ),
     "gives up": ("sys.exit('no configuration')", "exited with status 1"),
 }
@@ -146,7 +146,7 @@ AT_START = {
         "os.kill(os.getpid(), 40)",
         "was ended by signal 40",
     ),
-    "hangs up": ("os.close(3)\ntime.sleep(60)", "closed the channel, and lived on"),
+    "hangs up": ("os.close(3)\ntime.sleep(60)", "closed the upgrade channel but kept running"),
     "sends garbage": ("os.write(3, b'garbage!')\ntime.sleep(60)", "sent what cannot be"),
 }
 
@@ -271,7 +271,7 @@ def test_garbage_does_not_make_an_orphan_of_a_child_that_cannot_be_ended(site):
     a while, it never takes the closed channel for a dead parent, and never
     serves beside it.
     """
-    first = site.start(code="from txtableflip._handover import child\nchild.TERM_GRACE = 2\n")
+    first = site.start(code="from txtableflip._handover import ending\nending.TERM_GRACE = 2\n")
     site.service.release(
         f"name = 'orphan'\n{CHANNEL}import signal\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
@@ -333,10 +333,10 @@ def wrap(where, before="pass", after="pass"):
 
 
 SAY_READY = "txtableflip._handover.parent Parent sayReady"
-TAKE_OVER = "txtableflip._generation Process takeOver"
+TAKE_OVER = "txtableflip._generation Generation accept"
 SAY_SERVING = "txtableflip._handover.parent Parent sayServing"
 COMMIT = "txtableflip._handover.child Child commit"
-PARK = "txtableflip._generation Process park"
+PARK = "txtableflip._generation Generation park"
 
 
 def test_a_parent_that_dies_while_the_child_initialises_leaves_it_serving(site):
@@ -384,7 +384,8 @@ def test_a_parent_that_dies_while_it_drains_is_not_missed(site):
 QUICK = (
     "import txtableflip._handover.child\n"
     "txtableflip._handover.child.COMMIT_TIMEOUT = 3\n"
-    "txtableflip._handover.child.TERM_GRACE = 0.5\n"
+    "import txtableflip._handover.ending\n"
+    "txtableflip._handover.ending.TERM_GRACE = 0.5\n"
 )
 
 
@@ -660,7 +661,9 @@ def test_to_stop_the_service_during_an_upgrade_ends_both_processes(site, child):
     and then the parent; nothing is left, no process and no name of one.
     """
     service = site.service
-    first = site.start(code="from txtableflip._handover import child\nchild.TERM_GRACE = 0.5\n")
+    first = site.start(
+        code="from txtableflip._handover import ending\nending.TERM_GRACE = 0.5\n"
+    )
     gate = Gate(service)
     service.release(gate.code)
     os.kill(first, signal.SIGHUP)

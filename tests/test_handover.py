@@ -392,6 +392,9 @@ class MessageReceiver:
     Keeps what comes over a channel, in order.
     """
 
+    peer = "parent"
+    pid = None
+
     def __init__(self):
         self.heard = []
 

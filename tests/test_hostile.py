@@ -29,13 +29,12 @@ from test_relaunch import FOREGROUND, parse
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorProcess
-from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from zope.interface import alsoProvides
 
 import txtableflip
 from txtableflip import EnvironmentFileError, InvalidEndpoint
-from txtableflip._generation import Process
+from txtableflip._generation import Generation
 from txtableflip._handover.child import Child
 from txtableflip._handover.manifest import Entry, Key
 from txtableflip._handover.messages import Hello, Manifest, encode
@@ -366,9 +365,8 @@ def test_a_child_cannot_have_others_ended_by_the_number_that_it_greets_with(pid,
 
     monkeypatch.setattr(os, "kill", kill)
     signalled = []
-    child = Child(Clock(), SimpleNamespace(), [])
-    child.transport = SimpleNamespace(signalProcess=signalled.append)
-    child.pid = 77
+    child = Child(MemoryReactorClock(), SimpleNamespace())
+    child._process.makeConnection(SimpleNamespace(pid=77, signalProcess=signalled.append))
     child.messageReceived(Hello(pid))
     child.end()
     assert signalled[-1] == "TERM"
@@ -384,10 +382,9 @@ def test_a_child_that_may_not_be_signalled_is_given_up_all_the_same():
         raise PermissionError
 
     failed = []
-    clock = Clock()
-    child = Child(clock, SimpleNamespace(childFailed=failed.append), [])
-    child.transport = SimpleNamespace(signalProcess=signalProcess)
-    child.pid = 77
+    clock = MemoryReactorClock()
+    child = Child(clock, SimpleNamespace(childFailed=failed.append))
+    child._process.makeConnection(SimpleNamespace(pid=77, signalProcess=signalProcess))
     child.end()
     clock.pump([0.1] * 200)
     (error,) = failed
@@ -531,14 +528,16 @@ def parsing():
     and its state.
     """
     reactor = Reactor()
-    process = Process(reactor, None, DEADLINE, None, successorCommand)
+    process = Generation(reactor, None, DEADLINE, None, successorCommand)
     listens = Readiness()
 
     def endpoint(description):
         return InheritableEndpoint(reactor, process.ports, listens, description)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("txtableflip.upgrader._current", SimpleNamespace(endpoint=endpoint))
+        patch.setattr(
+            "txtableflip.upgrader.Upgrader._current", SimpleNamespace(endpoint=endpoint)
+        )
         yield SimpleNamespace(reactor=reactor, inventory=process.inventory, listens=listens)
 
 

@@ -83,6 +83,7 @@ class Process:
         return {
             "initialisationFailed": [PidFileError("it cannot be written")],
             "parentAborted": ["it was too slow"],
+            "stepFailed": [OSError("it raised")],
             "childFailed": [ChildExited("exited", phase="initialise")],
         }.get(name, [])
 
@@ -114,7 +115,7 @@ def begun(state, *, wanted=False):
 
 TABLE = {
     "Initialising": {
-        "ready": ("Serving", ["takeOver", "isReady", "parentIsGone"]),
+        "ready": ("Serving", ["accept", "takePidFile", "settle", "isReady", "parentIsGone"]),
         "initialisationFailed": ("Initialising", ["isReady fails: PidFileError"]),
         "upgrade": ("Initialising", ["result fails: NotReady"]),
         "redeploy": ("Initialising", ["wanted"]),
@@ -136,9 +137,16 @@ TABLE = {
         "upgrade": ("AwaitingCommit", ["result fails: NotReady"]),
         "redeploy": ("AwaitingCommit", ["wanted"]),
         "stop": ("Stopped", ["sayRefused", "isReady fails: Stopping", "isExiting"]),
-        "parentCommitted": ("ServingBesideParent", ["takeOver", "sayServing", "isReady"]),
+        "parentCommitted": (
+            "ServingBesideParent",
+            ["accept", "takePidFile", "sayServing", "settle", "isReady"],
+        ),
         "parentAborted": ("Stopped", ["isReady fails: Abandoned", "isExiting"]),
-        "parentExited": ("Serving", ["takeOver", "isReady", "parentIsGone"]),
+        "parentExited": (
+            "Serving",
+            ["accept", "takePidFile", "settle", "isReady", "parentIsGone"],
+        ),
+        "stepFailed": ("Stopped", ["sayRefused", "isReady fails: OSError", "isExiting"]),
         "parentTimedOut": (
             "Stopped",
             ["sayRefused", "isReady fails: ParentTimedOut", "isExiting"],
@@ -149,8 +157,13 @@ TABLE = {
         "redeploy": ("ServingBesideParent", ["wanted"]),
         "stop": ("Stopped", ["isReady fails: Stopping", "isExiting"]),
         "parentExited": ("Serving", ["parentIsGone"]),
+        "stepFailed": (
+            "Stopped",
+            ["park", "sayRefused", "isReady fails: OSError", "isExiting"],
+        ),
     },
     "Serving": {
+        "stepFailed": ("Stopped", ["park", "isReady fails: OSError", "isExiting"]),
         "upgrade": ("Upgrading", ["startChild"]),
         "redeploy": ("Upgrading", ["startChild"]),
         "stop": ("Stopped", ["isReady fails: Stopping", "isExiting"]),
@@ -160,24 +173,27 @@ TABLE = {
         "redeploy": ("Upgrading", ["wanted"]),
         "stop": ("EndingChild", ["result fails: Stopping", "endChild"]),
         "childReady": ("Committing", ["park", "commitChild"]),
-        "childFailed": ("Serving", ["resume", "result fails: ChildExited"]),
+        "childFailed": ("Serving", ["accept", "takePidFile", "result fails: ChildExited"]),
     },
     "Committing": {
         "upgrade": ("Committing", ["result fails: UpgradeInProgress"]),
         "redeploy": ("Committing", ["wanted"]),
         "stop": ("EndingChild", ["result fails: Stopping", "endChild"]),
+        "stepFailed": ("Committing", ["killChild"]),
         "childServing": ("Upgraded", ["result", "isExiting"]),
-        "childFailed": ("Serving", ["resume", "result fails: ChildExited"]),
+        "childFailed": ("Serving", ["accept", "takePidFile", "result fails: ChildExited"]),
     },
     "Upgraded": {
         "upgrade": ("Upgraded", ["result fails: AlreadyUpgraded"]),
         "redeploy": ("Upgraded", ["forwardRedeploy"]),
     },
     "EndingChild": {
+        "stepFailed": ("EndingChild", ["killChild"]),
         "upgrade": ("EndingChild", ["result fails: Stopping"]),
         "childFailed": ("Stopped", ["isReady fails: Stopping", "isExiting"]),
     },
     "Stopped": {
+        "stepFailed": ("Stopped", ["die"]),
         "upgrade": ("Stopped", ["result fails: Stopping"]),
         "ready": ("Stopped", ["isReady fails: Stopping"]),
     },
@@ -191,20 +207,20 @@ nothing and has nothing done.
 WHEN_WANTED = {
     ("Initialising", "ready"): (
         "Upgrading",
-        ["takeOver", "isReady", "parentIsGone", "startChild"],
+        ["accept", "takePidFile", "settle", "isReady", "parentIsGone", "startChild"],
     ),
     ("AwaitingCommit", "parentExited"): (
         "Upgrading",
-        ["takeOver", "isReady", "parentIsGone", "startChild"],
+        ["accept", "takePidFile", "settle", "isReady", "parentIsGone", "startChild"],
     ),
     ("ServingBesideParent", "parentExited"): ("Upgrading", ["parentIsGone", "startChild"]),
     ("Upgrading", "childFailed"): (
         "Upgrading",
-        ["resume", "result fails: ChildExited", "startChild"],
+        ["accept", "takePidFile", "result fails: ChildExited", "startChild"],
     ),
     ("Committing", "childFailed"): (
         "Upgrading",
-        ["resume", "result fails: ChildExited", "startChild"],
+        ["accept", "takePidFile", "result fails: ChildExited", "startChild"],
     ),
     ("Committing", "childServing"): ("Upgraded", ["result", "forwardRedeploy", "isExiting"]),
 }
@@ -221,7 +237,7 @@ def test_the_table_names_every_state_and_no_input_that_there_is_not():
     """
     assert TABLE.keys() == STATES.keys()
     assert {name for row in TABLE.values() for name in row} <= set(INPUTS)
-    assert len(INPUTS) == 12
+    assert len(INPUTS) == 13
 
 
 @pytest.mark.parametrize(("state", "name"), PAIRS)
@@ -256,7 +272,7 @@ def test_the_first_generation_initialises_alone_and_others_beside_a_parent():
     """
     Where a process begins depends on whether it has a parent.
     """
-    for hasParent, step in ((False, "takeOver"), (True, "sayReady")):
+    for hasParent, step in ((False, "accept"), (True, "sayReady")):
         process = Process("Stopped")
         process.lifecycle = begin(process.core, hasParent=hasParent)
         assert process.tell("ready")[0] == step
@@ -301,7 +317,13 @@ def test_the_childs_side_of_an_upgrade_that_succeeds():
     """
     child = Process("InitialisingBesideParent")
     assert child.tell("ready") == ["sayReady"]
-    assert child.tell("parentCommitted") == ["takeOver", "sayServing", "isReady"]
+    assert child.tell("parentCommitted") == [
+        "accept",
+        "takePidFile",
+        "sayServing",
+        "settle",
+        "isReady",
+    ]
     assert child.tell("upgrade") == ["result fails: ParentStillRunning"]
     assert child.tell("parentExited") == ["parentIsGone"]
     assert child.tell("upgrade") == ["startChild"]
@@ -315,7 +337,8 @@ def test_a_child_that_fails_before_ready_leaves_the_parent_serving():
     parent = firstGeneration()
     assert parent.tell("upgrade", "childFailed") == [
         "startChild",
-        "resume",
+        "accept",
+        "takePidFile",
         "result fails: ChildExited",
     ]
     assert parent.tell("upgrade") == ["startChild"]
@@ -330,7 +353,8 @@ def test_a_child_that_fails_after_ready_has_the_parent_resume():
         "startChild",
         "park",
         "commitChild",
-        "resume",
+        "accept",
+        "takePidFile",
         "result fails: ChildExited",
     ]
     assert parent.tell("redeploy") == ["startChild"]
@@ -377,7 +401,7 @@ def test_a_redeploy_during_an_upgrade_is_retried_once_after_a_failure(failsAt):
     parent.tell("redeploy", *failsAt)
     assert parent.tell("redeploy", "redeploy", "redeploy") == ["wanted"]
     assert parent.tell("childFailed")[-1] == "startChild"
-    assert parent.tell("childFailed") == ["resume"]
+    assert parent.tell("childFailed") == ["accept", "takePidFile"]
     assert parent.state == "Serving"
     assert parent.log.count("startChild") == 2
 
@@ -408,7 +432,7 @@ def test_a_redeploy_while_the_parent_drains_waits_for_its_exit():
     child = nextGeneration()
     assert child.tell("redeploy", "redeploy") == ["wanted"]
     assert child.tell("parentExited") == ["parentIsGone", "startChild"]
-    assert child.tell("childFailed") == ["resume"]
+    assert child.tell("childFailed") == ["accept", "takePidFile"]
 
 
 def test_a_redeploy_before_a_child_serves_waits_for_the_parents_exit():
@@ -427,7 +451,14 @@ def test_a_redeploy_before_ready_waits_for_it():
     """
     process = Process("Initialising")
     assert process.tell("redeploy") == ["wanted"]
-    assert process.tell("ready") == ["takeOver", "isReady", "parentIsGone", "startChild"]
+    assert process.tell("ready") == [
+        "accept",
+        "takePidFile",
+        "settle",
+        "isReady",
+        "parentIsGone",
+        "startChild",
+    ]
 
 
 def test_a_child_that_cannot_be_started_is_a_failure_like_any_other():
@@ -441,8 +472,13 @@ def test_a_child_that_cannot_be_started_is_a_failure_like_any_other():
         parent.lifecycle.childFailed(ChildExited("could not start", phase="start"))
 
     parent.startChild = fail
-    assert parent.tell("upgrade") == ["startChild", "resume", "result fails: ChildExited"]
-    assert parent.tell("redeploy") == ["startChild", "resume"]
+    assert parent.tell("upgrade") == [
+        "startChild",
+        "accept",
+        "takePidFile",
+        "result fails: ChildExited",
+    ]
+    assert parent.tell("redeploy") == ["startChild", "accept", "takePidFile"]
     assert parent.state == "Serving"
 
 
@@ -491,8 +527,8 @@ def test_what_a_child_refuses_with_is_the_reason():
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        ([], ["ready"], ["parentIsGone", "takeOver", "isReady"]),
-        (["ready"], [], ["takeOver", "isReady", "parentIsGone"]),
+        ([], ["ready"], ["parentIsGone", "accept", "takePidFile", "settle", "isReady"]),
+        (["ready"], [], ["accept", "takePidFile", "settle", "isReady", "parentIsGone"]),
         (["ready", "parentCommitted"], [], ["parentIsGone"]),
     ],
 )
@@ -505,7 +541,7 @@ def test_a_child_whose_parent_dies_serves(before, after, expected):
     child.tell(*before)
     assert child.tell("parentExited", *after) == expected
     assert child.state == "Serving"
-    assert child.log.count("takeOver") == child.log.count("isReady") == 1
+    assert child.log.count("accept") == child.log.count("isReady") == 1
 
 
 def test_an_orphan_that_cannot_initialise_says_so_to_nobody():
@@ -530,7 +566,7 @@ def test_a_child_that_was_given_up_does_not_serve_when_the_parent_dies(before):
     child.tell(*before)
     assert child.tell("parentAborted") == ["isReady fails: Abandoned", "isExiting"]
     assert child.tell("parentExited", "ready", "parentCommitted", "parentExited") == []
-    assert "takeOver" not in child.log
+    assert "accept" not in child.log
 
 
 def test_a_child_whose_parent_is_silent_leaves_and_says_so():
@@ -540,9 +576,9 @@ def test_a_child_whose_parent_is_silent_leaves_and_says_so():
     """
     child = Process("InitialisingBesideParent")
     child.tell("ready", "parentTimedOut")
-    assert child.reasons == ["the parent did not answer that this process is ready"]
+    assert child.reasons == ["the parent did not answer Ready in time"]
     assert child.tell("parentCommitted", "parentExited") == []
-    assert "takeOver" not in child.log
+    assert "accept" not in child.log
 
 
 def test_why_a_child_was_given_up_is_in_the_error():
@@ -595,3 +631,128 @@ def test_whoever_asks_late_hears_the_same():
     failures = []
     child.core.isReady.wait().addErrback(failures.append)
     assert failures[0].check(ParentTimedOut)
+
+
+# -- steps that raise
+
+
+def stepsUsed():
+    """
+    Return each step with each state and input that has it done.
+    """
+    found = []
+    for state, name in PAIRS:
+        for wanted in (False, True):
+            followed = begun(state, wanted=wanted).tell(name)
+            found += [(step, state, name, wanted) for step in followed if step in STEPS]
+    return sorted(set(found))
+
+
+STEPS = methodsOf(Steps)
+
+
+def raising(process, step):
+    """
+    Have a step of a process raise, from now on.
+    """
+
+    def fail(*arguments):
+        process.log.append(f"{step} raises")
+        raise OSError(f"{step} raised")
+
+    setattr(process, step, fail)
+
+
+def settled(process):
+    """
+    Tell a process to stop, and have a child that it ends, or has killed, be gone.
+    """
+    process.tell("stop")
+    for _ in range(3):
+        if process.state in ("Upgrading", "Committing", "EndingChild"):
+            process.tell("childFailed")
+            process.tell("stop")
+    return process.state
+
+
+@pytest.mark.parametrize(("step", "state", "name", "wanted"), stepsUsed())
+def test_a_step_that_raises_wedges_nothing(step, state, name, wanted):
+    """
+    Whichever step raises, in whichever state: the process can be stopped, and
+    everybody who waits is told.
+    """
+    process = begun(state, wanted=wanted)
+    raising(process, step)
+    process.tell(name)
+    assert f"{step} raises" in process.log
+    assert settled(process) in ("Stopped", "Upgraded")
+    told = [what.partition(" ")[0] for what in process.log]
+    if state not in ("Upgraded", "Stopped"):
+        assert told.count("isExiting") == 1
+        assert "isReady" in told or process.state == "Upgraded"
+    if name == "upgrade" or state in ("Upgrading", "Committing"):
+        assert told.count("result") == 1
+
+
+def test_every_step_is_used_by_the_table():
+    """
+    There is no step that nothing has done, and so none that is not tried above,
+    but for the one that comes when another has failed.
+    """
+    assert {step for step, *_ in stepsUsed()} == set(STEPS)
+
+
+def test_a_child_is_told_or_killed():
+    """
+    When this process cannot park, or cannot say Commit, the child is killed
+    before anybody is told, for it might serve beside this one.
+    """
+    for step in ("park", "commitChild"):
+        parent = firstGeneration()
+        raising(parent, step)
+        parent.tell("upgrade", "childReady")
+        assert parent.log[-2:] == [f"{step} raises", "killChild"]
+        assert parent.tell("childFailed") == [
+            "accept",
+            "takePidFile",
+            "result fails: ChildExited",
+        ]
+
+
+def test_a_child_that_cannot_serve_says_so_after_it_has_parked():
+    """
+    The parent goes on: so nothing of this process may accept any more.
+    """
+    for step in ("accept", "sayServing"):
+        child = Process("InitialisingBesideParent")
+        raising(child, step)
+        child.tell("ready", "parentCommitted")
+        assert child.log[-4:] == [
+            "park",
+            "sayRefused",
+            "isReady fails: OSError",
+            "isExiting",
+        ]
+
+
+def test_what_cannot_be_parked_ends_at_once():
+    """
+    A process that leaves, and cannot stop accepting, is closed by the kernel.
+    """
+    child = Process("InitialisingBesideParent")
+    raising(child, "accept")
+    raising(child, "park")
+    child.tell("ready", "parentCommitted")
+    assert child.log[-1] == "die"
+    assert "sayRefused" not in child.log
+
+
+def test_what_may_fail_does_not_keep_a_process_from_serving():
+    """
+    The pid file, and what is tidied up, are in the log if they fail.
+    """
+    for step in ("takePidFile", "settle"):
+        process = Process("Initialising")
+        raising(process, step)
+        assert process.tell("ready")[-2:] == ["isReady", "parentIsGone"]
+        assert process.state == "Serving"

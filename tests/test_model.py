@@ -30,6 +30,20 @@ from txtableflip._lifecycle import Core, begin
 from txtableflip.errors import ChildExited
 
 
+class Violation(BaseException):
+    """
+    What must never be: no Exception, for the rules go on after a step that raises.
+    """
+
+
+def insist(condition, otherwise):
+    """
+    Let nothing go on if a condition does not hold.
+    """
+    if not condition:
+        raise Violation(otherwise)
+
+
 class Wire(StringTransport):
     """
     What one process has sent, and the other has not read.
@@ -69,6 +83,7 @@ class Line:
         self.messageReceived = hear
         self.isOpen = True
         self.peer = None
+        self.pid = None
         self._wire = Wire()
         self._channel = Channel(self)
         self._channel.makeConnection(self._wire)
@@ -231,7 +246,7 @@ class Generation:
 
     def commitChild(self):
         # What is sent may be read before this process does anything else.
-        assert not self.accepts, "a child is to take over from a parent that accepts"
+        insist(not self.accepts, "a child is to take over from a parent that accepts")
         self._say(self.toChild, Commit())
 
     def endChild(self):
@@ -246,7 +261,7 @@ class Generation:
         self._say(self.toParent, Ready())
 
     def sayServing(self):
-        assert self.accepts or not self.isAlive, "a child says too early that it serves"
+        insist(self.accepts or not self.isAlive, "a child says too early that it serves")
         self._say(self.toParent, Serving())
 
     def sayRefused(self, reason):
@@ -257,15 +272,21 @@ class Generation:
         if self._step():
             self.accepts = False
 
-    def resume(self):
-        if self._step():
-            self._accept()
-
-    def takeOver(self):
-        assert not self.heardAbort, "a child that was given up takes over"
+    def accept(self):
+        insist(not self.heardAbort, "a child that was given up takes over")
         self.mayLeave = True
         if self._step():
-            self._accept()
+            self.accepts = True
+            insist(self.world.accepting == [self], "two processes accept")
+
+    def takePidFile(self):
+        self._step()
+
+    def settle(self):
+        self._step()
+
+    def killChild(self, reason):
+        raise Violation(f"a step failed that cannot: {reason}")
 
     def _step(self):
         if self.stepsLeft == 0:
@@ -277,10 +298,6 @@ class Generation:
     def _say(self, line, message):
         if self._step():
             line.say(message)
-
-    def _accept(self):
-        self.accepts = True
-        assert self.world.accepting == [self], "two processes accept"
 
     # -- what carries them out, in as few words as possible
 

@@ -29,7 +29,7 @@ import txtableflip
 from txtableflip import Upgrader, UpgradeService, _lifecycle
 from txtableflip._draining.connections import CountedTCPServer
 from txtableflip._handover.channel import Channel, MessageReceiver
-from txtableflip._handover.child import Child
+from txtableflip._handover.spawned import Spawned
 from txtableflip._launch.logfile import observer
 from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.ports import _ListeningPort
@@ -194,7 +194,7 @@ def test_every_test_says_what_it_tests(path):
         (interfaces.ITransport, CountedUNIXServer),
         (interfaces.IUNIXTransport, CountedUNIXServer),
         (interfaces.IProtocol, Channel),
-        (interfaces.IProcessProtocol, Child),
+        (interfaces.IProcessProtocol, Spawned),
     ],
     ids=lambda value: value.__name__,
 )

@@ -12,7 +12,7 @@ import states
 import txtableflip
 from txtableflip import service, upgrader
 from txtableflip._draining import drain
-from txtableflip._handover import child, parent
+from txtableflip._handover import child, ending, parent
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -129,9 +129,9 @@ def test_the_deadlines_in_the_documents_are_those_of_the_code():
     for row, seconds in {
         "the socket list, in the new process": parent.MANIFEST_TIMEOUT,
         "*Ready*": upgrader.UPGRADE_TIMEOUT,
-        "the end of a new process that got SIGTERM": child.TERM_GRACE,
+        "the end of a new process that got SIGTERM": ending.TERM_GRACE,
         "*Serving*, after *Commit*": child.COMMIT_TIMEOUT,
-        "the exit status of a new process that has closed the channel": child.EXIT_GRACE,
+        "the exit status of a new process that has closed the channel": ending.STATUS_TIMEOUT,
         "the connections of the old process": service.DRAIN_TIMEOUT,
     }.items():
         assert f"{seconds:g} s" in rows[row], row

@@ -251,7 +251,7 @@ def test_a_listener_outside_the_inventory_is_named_in_a_warning(releases):
         f"reactor.listenTCP({foreign}, factory, interface='127.0.0.1')",
     )
     assert changes["foreign"] == [f"tcp 127.0.0.1:{foreign}"]
-    assert f"listens at tcp 127.0.0.1:{foreign} without tableflip" in releases.service.log
+    assert f"tcp 127.0.0.1:{foreign} is not inheritable" in releases.service.log
 
 
 def test_sockets_of_other_families_are_no_obstacle(releases):

@@ -17,7 +17,7 @@ PRIVATE = {"_generation", "_lifecycle", "_handover", "_sockets", "_draining", "_
 USES = {
     "errors": set(),
     "interfaces": set(),
-    "_observers": set(),
+    "_observers": {"interfaces"},
     "_journal": set(),
     "_lifecycle": WORDS,
     "_draining": WORDS,
@@ -34,7 +34,6 @@ module may import everything.
 
 
 STILL_TO_TURN = {
-    ("_handover.child", "_launch.relaunch"),
     ("_handover.parent", "_launch.relaunch"),
     ("_sockets.ports", "_launch.logfile"),
 }

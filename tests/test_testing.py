@@ -83,7 +83,7 @@ def test_the_real_one_provides_its_interface(monkeypatch):
     """
     An object of the real class has the attributes of IUpgrader, too.
     """
-    monkeypatch.setattr("txtableflip.upgrader._current", None)
+    monkeypatch.setattr("txtableflip.upgrader.Upgrader._current", None)
     reactor = MemoryReactorClock()
     directlyProvides(reactor, IReactorProcess)
     assert verifyObject(IUpgrader, Upgrader(reactor))
@@ -99,7 +99,6 @@ def test_the_fake_has_the_signatures_of_the_real_one():
             fakes = getattr(FakeUpgrader, name)
             assert inspect.signature(fakes) == inspect.signature(method), name
     fake = FakeUpgrader(MemoryReactorClock())
-    fake.usePidFile("never-written.pid")
     assert fake.used == []
     assert outcomeOf(fake.drain(1.0)) == 0
 

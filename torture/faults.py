@@ -91,9 +91,9 @@ are shortened for the purpose.
 TAC = f"""
 from twisted.internet import reactor
 from txtableflip import Upgrader, UpgradeService
-from txtableflip._handover import child, parent
+from txtableflip._handover import child, ending, parent
 child.COMMIT_TIMEOUT = 1
-child.TERM_GRACE = child.EXIT_GRACE = 0.5
+ending.TERM_GRACE = ending.STATUS_TIMEOUT = 0.5
 parent.MANIFEST_TIMEOUT = 1.5
 upgrading = UpgradeService(Upgrader(reactor, upgradeTimeout={UPGRADE_TIMEOUT}))
 exec(open({str(APP)!r}).read())

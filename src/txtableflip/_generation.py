@@ -17,7 +17,7 @@ from txtableflip._handover.child import Child
 from txtableflip._handover.messages import Manifest
 from txtableflip._handover.nobody import NoChild, NoParent
 from txtableflip._handover.parent import Parent
-from txtableflip._journal import Journal, Left, ProcessLogger, Started
+from txtableflip._journal import Journal, Left, ProcessLogger, Started, Starting
 from txtableflip._launch import watchdog
 from txtableflip._launch.pidfile import PidFile
 from txtableflip._launch.relaunch import (
@@ -34,6 +34,8 @@ from txtableflip._sockets.ports import Ports
 from txtableflip.errors import ChannelError, ChildNotStarted
 from txtableflip.interfaces import Reactor
 
+_log = ProcessLogger()
+
 
 class Generation:
     """
@@ -43,11 +45,9 @@ class Generation:
     @ivar number: which one it is in the chain, counted from 1.
     @ivar signals: the numbers of the signals that must not kill a child which
         has no handler for them yet.
-    @ivar isShuttingDown: whether the reactor is.
     @ivar service: what runs the upgrades of this process, if something does.
     """
 
-    _log = ProcessLogger()
     _journal = Journal()
 
     def __init__(
@@ -64,7 +64,6 @@ class Generation:
             name says.
         """
         self.signals: list[int] = []
-        self.isShuttingDown = False
         self.service: object = None
         self._reactor = reactor
         self._parent = parent or NoParent()
@@ -106,36 +105,6 @@ class Generation:
         if self._pidFile is not None:
             self._pidFile.prepare()
 
-    @inlineCallbacks
-    def drain(self, timeout: float) -> Any:
-        """
-        Finish what is open, and close what listens; the factories are stopped
-        after their last connections, and not before.  A parent keeps its
-        sockets to the end, for nobody must think that they are free; otherwise
-        clients should learn at once that nobody accepts.
-        """
-        factories = self.ports.hold()
-        if self.isReplaced:
-            self.fds.letGo()
-        else:
-            yield self.ports.stop()
-            self.ports.forgetAll()
-        outcome = yield Drain(self._reactor, self.connections, timeout).run()
-        if self.isReplaced:
-            yield self.ports.stop()
-        for factory in factories:
-            try:
-                factory.doStop()
-            except Exception:  # noqa: BLE001 - it is the application's
-                self._log.failure("{factory} failed to stop", factory=repr(factory))
-        return outcome
-
-    def endIn(self, seconds: float) -> None:
-        """
-        Be sure that this process has ended in some time.
-        """
-        watchdog.endIn(seconds, exitStatus=0 if self.isReplaced else 1)
-
     @property
     def isReplaced(self) -> bool:
         """
@@ -143,17 +112,10 @@ class Generation:
         """
         return self._child.hasTakenOver
 
-    def shutDown(self, stop: Callable[[], Deferred[None]]) -> Deferred[None]:
+    def keepChannelUntilExit(self) -> None:
         """
-        The reactor does: leave the channel to a child that serves open until the
-        very end.
-
-        @param stop: refuses upgrades, and waits for a child that does not serve.
+        Leave the channel to a child that serves open until the very end.
         """
-        self.isShuttingDown = True
-        return stop().addCallback(lambda ignored: self._keepChannelUntilExit())
-
-    def _keepChannelUntilExit(self) -> None:
         if self.isReplaced:
             self._child.keepChannelUntilExit()
 
@@ -166,30 +128,10 @@ class Generation:
             self._pidFile.leave()
         self._journal.tell(Left)
 
-    def _tellChanges(self) -> None:
-        """
-        Log what is inherited otherwise than before, and what never will be.
-        """
-        changes = self.inventory.changes
-        changes.foreign = foreignListeners(self.inventory.inodes())
-        if self.number > 1:
-            self._log.info(
-                "kept {kept}, newly bound {bound}, dropped {dropped}, changed {changed}",
-                kept=changes.kept,
-                bound=changes.bound,
-                dropped=changes.dropped,
-                changed=changes.changed,
-            )
-        if changes.foreign:
-            self._log.warn(
-                "{foreign} is not inheritable (no tableflip: prefix): the next version cannot "
-                "bind it while this process runs",
-                foreign=", ".join(changes.foreign),
-            )
-
     # -- txtableflip._lifecycle.Steps
 
     def startChild(self) -> None:
+        self._journal.tell(Starting)
         command = self._command()
         manifest = Manifest(
             generation=self.number + 1,
@@ -251,7 +193,84 @@ class Generation:
     def settle(self) -> None:
         self.inventory.dropInherited()
         self._parent.releaseStderr()
-        self._tellChanges()
+        _tellChanges(self.inventory, isFirst=self.number == 1)
 
     def die(self) -> None:
         os._exit(1)
+
+
+class Exit:
+    """
+    How this process ends.
+
+    @ivar isShuttingDown: whether the reactor is.
+    """
+
+    _log = ProcessLogger()
+
+    def __init__(self, reactor: Reactor, generation: Generation) -> None:
+        self.isShuttingDown = False
+        self._reactor = reactor
+        self._generation = generation
+
+    @inlineCallbacks
+    def drain(self, timeout: float) -> Any:
+        """
+        Finish what is open, and close what listens; the factories are stopped
+        after their last connections, and not before.  A parent keeps its
+        sockets to the end, for nobody must think that they are free; otherwise
+        clients should learn at once that nobody accepts.
+        """
+        ours = self._generation
+        factories = ours.ports.hold()
+        if ours.isReplaced:
+            ours.fds.letGo()
+        else:
+            yield ours.ports.stop()
+            ours.ports.forgetAll()
+        outcome = yield Drain(self._reactor, ours.connections, timeout, ours.isReplaced).run()
+        if ours.isReplaced:
+            yield ours.ports.stop()
+        for factory in factories:
+            try:
+                factory.doStop()
+            except Exception:  # noqa: BLE001 - it is the application's
+                self._log.failure("{factory} failed to stop", factory=repr(factory))
+        return outcome
+
+    def endIn(self, seconds: float) -> None:
+        """
+        Be sure that this process has ended in some time: it is ended then,
+        whatever it does, with a last entry in the log that says what held it.
+
+        @param seconds: how long it may take.
+        """
+        watchdog.endIn(seconds, exitStatus=0 if self._generation.isReplaced else 1)
+
+    def shutDown(self, stop: Callable[[], Deferred[None]]) -> Deferred[None]:
+        """
+        The reactor does.
+
+        @param stop: refuses upgrades, and waits for a child that does not serve.
+        """
+        self.isShuttingDown = True
+        return stop().addCallback(lambda ignored: self._generation.keepChannelUntilExit())
+
+
+def _tellChanges(inventory: Inventory, *, isFirst: bool) -> None:
+    """
+    Log what is inherited otherwise than before, and what never will be.
+    """
+    changes = inventory.changes
+    changes.foreign = foreignListeners(inventory.inodes())
+    if not isFirst:
+        _log.info(
+            "kept {kept}, newly bound {bound}, dropped {dropped}, changed {changed}",
+            **{name: value for name, value in vars(changes).items() if name != "foreign"},
+        )
+    if changes.foreign:
+        _log.warn(
+            "{foreign} is not inheritable (no tableflip: prefix): the next version cannot "
+            "bind it while this process runs",
+            foreign=", ".join(changes.foreign),
+        )

@@ -554,7 +554,7 @@ def _build() -> tuple[  # noqa: C901, PLR0915 - a table, written as code
 
     @upgrading.upon(Lifecycle.stop).to(ending)
     @committing.upon(Lifecycle.stop).to(ending)
-    def endChild(machine: Lifecycle, core: Core) -> None:
+    def stopUpgrading(machine: Lifecycle, core: Core) -> None:
         core.end(Stopping("this process was told to stop, and ends the one it started"))
         core.do(machine, endChild)
 

@@ -13,11 +13,12 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import inlineCallbacks
 from twisted.internet.error import ReactorNotRunning
-from twisted.logger import Logger
 
+from txtableflip._journal import ProcessLogger
 from txtableflip._launch import twistd
 from txtableflip._launch.logfile import shareTwistdLog
 from txtableflip._launch.preflight import findObstacles
+from txtableflip._launch.signals import blockSignal
 from txtableflip.errors import PidFileError
 from txtableflip.upgrader import Upgrader, checkTimeout, currentUpgrader
 
@@ -59,7 +60,7 @@ class UpgradeService(Service):
     such service gets one with these defaults.
     """
 
-    _log = Logger()
+    _log = ProcessLogger()
 
     def __init__(
         self,
@@ -83,11 +84,15 @@ class UpgradeService(Service):
 
             upgrader = currentUpgrader() or Upgrader(reactor)
         self.upgrader = upgrader
-        self.upgrader.service = self
+        # Nobody else is to use these parts of it.
+        self._generation = upgrader._ours  # noqa: SLF001
+        self._exit = upgrader._exit  # noqa: SLF001
+        self._readiness = upgrader._readiness  # noqa: SLF001
+        self._generation.service = self
         self.drainTimeout = drainTimeout
         self.signal = signal
         # twistd writes its pid file long before this service is started.
-        self.upgrader.hold(signal)
+        blockSignal(signal)
 
     def startService(self) -> None:
         """
@@ -106,7 +111,7 @@ class UpgradeService(Service):
         shareTwistdLog()
         pidFile = twistd.takePidFile()
         if pidFile is not None:
-            self.upgrader.usePidFile(pidFile)
+            self._generation.suggestPidFile(pidFile)
         reminder = self.upgrader.reactor.callLater(PATIENCE, self._remind)
         listening = self.upgrader.whenListening()
         listening.addBoth(_cancelling(reminder))
@@ -121,7 +126,7 @@ class UpgradeService(Service):
         self._log.warn(
             "not ready after {seconds} s: waiting for {pending} to listen",
             seconds=PATIENCE,
-            pending=", ".join(self.upgrader.pending) or "an endpoint",
+            pending=", ".join(self._readiness.pending()) or "an endpoint",
         )
 
     def _sayReady(self) -> None:
@@ -136,7 +141,7 @@ class UpgradeService(Service):
 
     def _warnOfObstacles(self) -> None:
         config = twistd.configuration()
-        found = findObstacles(config, self.upgrader.descriptions)
+        found = findObstacles(config, self._readiness.descriptions)
         if found:
             self._log.warn(
                 "upgrades will fail, because user {user} may not {obstacles}",
@@ -165,8 +170,8 @@ class UpgradeService(Service):
 
     @inlineCallbacks
     def _leave(self, ignored: None) -> Any:
-        if not self.upgrader.isShuttingDown:
-            self.upgrader.endIn(self.drainTimeout + EXIT_GRACE)
+        if not self._exit.isShuttingDown:
+            self._exit.endIn(self.drainTimeout + EXIT_GRACE)
             try:
                 yield self.upgrader.drain(self.drainTimeout)
             except Exception:  # noqa: BLE001 - the process has to end in any case
@@ -206,12 +211,12 @@ def automaticUpgrader(reactor: Any) -> Upgrader:
     upgrader = currentUpgrader()
     if upgrader is None:
         upgrader = Upgrader(reactor)
-        upgrader.hold(REDEPLOY_SIGNAL)
+        blockSignal(REDEPLOY_SIGNAL)
         # In a turn of its own: if the reactor runs, the endpoint is still to be made.
         reactor.callWhenRunning(reactor.callLater, 0, _runUnattended, upgrader)
     return upgrader
 
 
 def _runUnattended(upgrader: Upgrader) -> None:
-    if upgrader.service is None:
+    if upgrader._ours.service is None:  # noqa: SLF001 - as above
         UpgradeService(upgrader).startService()

@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from txtableflip import _lifecycle
 from txtableflip._draining.connections import OpenConnection
-from txtableflip._generation import Generation
+from txtableflip._generation import Exit, Generation
 from txtableflip._handover.parent import findParent
 from txtableflip._launch.relaunch import successorCommand
 from txtableflip._launch.signals import StopHandler, redeployOn, stopOn
@@ -89,7 +89,7 @@ class Upgrader:
         )
         self._begin(reactor, generation, hasParent=parent is not None)
         generation.connect(self._lifecycle)
-        reactor.addSystemEventTrigger("before", "shutdown", generation.shutDown, self.stop)
+        reactor.addSystemEventTrigger("before", "shutdown", self._exit.shutDown, self.stop)
         reactor.addSystemEventTrigger("after", "shutdown", generation.leave)
         Upgrader._current = self
 
@@ -104,6 +104,7 @@ class Upgrader:
         self.changes: Changes = generation.inventory.changes
         self._reactor = reactor
         self._ours = generation
+        self._exit = Exit(reactor, generation)
         self._readiness = Readiness()
         self._core = _lifecycle.Core(generation)
         self._lifecycle = _lifecycle.begin(self._core, hasParent=hasParent)
@@ -174,7 +175,7 @@ class Upgrader:
 
     def drain(self, timeout: float) -> Deferred[int]:
         checkTimeout("timeout", timeout)
-        drained: Deferred[Any] = self._ours.drain(timeout)
+        drained: Deferred[Any] = self._exit.drain(timeout)
         return drained.addCallback(lambda outcome: outcome.cut)
 
 

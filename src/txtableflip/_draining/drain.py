@@ -17,10 +17,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 
 from txtableflip._draining.connections import AcceptedConnections, Connections
+from txtableflip._journal import Drained, Draining, Journal, ProcessLogger
 from txtableflip.interfaces import IDrainable, IDrainableFactory
 
 LAST_WORDS = 0.5
@@ -62,7 +62,7 @@ _KNOWN = {
 Which module of ours knows how connections of which libraries end.
 """
 
-_log = Logger()
+_log = ProcessLogger()
 
 
 @dataclass
@@ -85,18 +85,23 @@ class Drain:
     One drain of all connections: made when it begins.
     """
 
-    _log = Logger()
+    _log = ProcessLogger()
+    _journal = Journal()
 
-    def __init__(self, reactor: Any, connections: Connections, timeout: float) -> None:
+    def __init__(
+        self, reactor: Any, connections: Connections, timeout: float, isReplaced: bool = False
+    ) -> None:
         """
         @param timeout: how long the connections have, in seconds, but for those
             of a listener with a time of its own.
+        @param isReplaced: whether the child has taken over.
         """
         for known in loadKnownProtocols():
             known.register()
         self._reactor = reactor
         self._connections = connections
         self._timeout = timeout
+        self._isReplaced = isReplaced
         self._begin = reactor.seconds()
         self._told: dict[Any, type] = {}
         self._late: set[Any] = set()
@@ -111,10 +116,11 @@ class Drain:
             left.
         """
         self._connections.areClosing = True
-        self._log.info(
-            "draining: {count} open connections have {timeout} s to finish",
-            count=self._initial,
-            timeout=self._timeout,
+        self._journal.tell(
+            Draining,
+            connections=self._initial,
+            seconds=self._timeout,
+            isReplaced=self._isReplaced,
         )
         while len(self._connections):
             began = self._reactor.seconds()
@@ -125,11 +131,7 @@ class Drain:
         # An abort takes effect in the next turn of the reactor.
         yield deferLater(self._reactor, 0, lambda: None)
         outcome = Outcome(self._initial - len(self._late), len(self._told), len(self._late))
-        self._log.info(
-            "drained: {outcome.finished} connections finished, {outcome.told} were told to, "
-            "{outcome.cut} were cut",
-            outcome=outcome,
-        )
+        self._journal.tell(Drained, **vars(outcome))
         return outcome
 
     @inlineCallbacks
@@ -178,16 +180,16 @@ class Drain:
                     done.addErrback(self._failed, transport)
         except Exception:  # noqa: BLE001 - it is no reason to cut the others
             self._broken.add(transport)
-            self._log.failure("telling {transport} to drain", transport=transport)
+            self._log.failure("telling {transport} to drain", transport=repr(transport))
 
     def _close(self, transport: Any) -> None:
         try:
             _close(transport)
         except Exception:  # noqa: BLE001 - it will be aborted soon
-            self._log.failure("closing {transport}", transport=transport)
+            self._log.failure("closing {transport}", transport=repr(transport))
 
     def _failed(self, failure: Any, transport: Any) -> None:
-        self._log.failure("draining {transport}", failure=failure, transport=transport)
+        self._log.failure("draining {transport}", failure=failure, transport=repr(transport))
 
     def _tellProgress(self) -> None:
         now = self._reactor.seconds()
@@ -203,7 +205,7 @@ class Drain:
                     count=len(accepted),
                     listener=accepted.name,
                     age=age,
-                    peer=oldest.getPeer(),
+                    peer=str(oldest.getPeer()),
                     left=max(0.0, self._left(accepted)),
                 )
 

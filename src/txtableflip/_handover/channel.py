@@ -5,7 +5,8 @@ The connection between a parent and its child, once the reactor has it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from twisted.internet.main import CONNECTION_LOST
@@ -14,13 +15,31 @@ from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from txtableflip._handover.messages import MAX_FRAME, Message, decode, encode
+from txtableflip._journal import (
+    Event,
+    Hearing,
+    HearingTheEnd,
+    Journal,
+    Peer,
+    ProcessLogger,
+    Said,
+    Saying,
+)
 from txtableflip.errors import ChannelError
 
 
 class MessageReceiver(Protocol):
     """
     Who hears what comes over a channel.
+
+    @ivar peer: what the other end is to this process.
+    @ivar pid: the process id of the other end, if it is known.
     """
+
+    peer: Peer
+
+    @property
+    def pid(self) -> int | None: ...
 
     def messageReceived(self, message: Message) -> None:
         """
@@ -85,6 +104,8 @@ class Channel(Int32StringReceiver):
     """
 
     MAX_LENGTH = MAX_FRAME
+    _log = ProcessLogger()
+    _journal = Journal()
 
     def __init__(self, listener: MessageReceiver) -> None:
         self._listener = listener
@@ -105,11 +126,13 @@ class Channel(Int32StringReceiver):
         """
         if not self._open:
             return
+        self._tell(Saying, message=type(message).__name__)
         transport: Any = self.transport
         for descriptor in descriptors:
             transport.sendFileDescriptor(descriptor)
         self.sendString(encode(message))
         transport.doWrite()
+        self._tell(Said, message=type(message).__name__)
 
     def neverClose(self) -> None:
         """
@@ -135,8 +158,13 @@ class Channel(Int32StringReceiver):
             message = decode(string)
         except ChannelError as error:
             self._garbled(error)
-        else:
+            return
+        self._tell(Hearing, message=type(message).__name__)
+        try:
             self._listener.messageReceived(message)
+        except Exception as error:  # noqa: BLE001 - to let it pass would close the channel
+            self._log.failure("a message could not be followed")
+            self._garbled(ChannelError(f"{message} could not be followed: {error}"))
 
     def lengthLimitExceeded(self, length: int) -> None:
         self._garbled(ChannelError(f"a frame of {length} bytes is too long"))
@@ -146,11 +174,27 @@ class Channel(Int32StringReceiver):
         # not wanted; it would take the mere end for the death of this process.
         if not self._isGarbled:
             self._isGarbled = True
-            self._listener.channelGarbled(error)
+            with self._reporting():
+                self._listener.channelGarbled(error)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._open = False
-        self._listener.channelLost()
+        self._tell(HearingTheEnd)
+        with self._reporting():
+            self._listener.channelLost()
+
+    def _tell(self, kind: type[Event], **more: str) -> None:
+        self._journal.tell(kind, peer=self._listener.peer, peerPid=self._listener.pid, **more)
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """
+        An error of who listens is not one of the reactor's.
+        """
+        try:
+            yield
+        except Exception:  # noqa: BLE001 - it is in the log
+            self._log.failure("the end of a channel could not be followed")
 
 
 def connectChannel(reactor: Any, sock: socket.socket, listener: MessageReceiver) -> Channel:

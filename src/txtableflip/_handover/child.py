@@ -21,7 +21,7 @@ from txtableflip._handover.messages import (
     Serving,
 )
 from txtableflip._handover.spawned import Spawned, isOpen
-from txtableflip._journal import Greeted, Journal, ProcessLogger
+from txtableflip._journal import Greeted, Journal, Peer, ProcessLogger
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._observers import Deadline
 from txtableflip.errors import (
@@ -52,6 +52,7 @@ class Child:
     @ivar hasTakenOver: whether it has said that it serves.
     """
 
+    peer: Peer = "child"
     _log = ProcessLogger()
     _journal = Journal()
 

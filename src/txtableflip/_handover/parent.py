@@ -16,8 +16,6 @@ from collections.abc import MutableMapping
 from types import TracebackType
 from typing import Any
 
-from twisted.logger import Logger
-
 from txtableflip._handover.channel import connectChannel
 from txtableflip._handover.messages import (
     MAX_FRAME,
@@ -33,6 +31,7 @@ from txtableflip._handover.messages import (
     Serving,
     decode,
 )
+from txtableflip._journal import Hearing, Journal, Peer, ProcessLogger
 from txtableflip._launch.relaunch import CHANNEL_VARIABLE
 from txtableflip._lifecycle import Lifecycle
 from txtableflip.errors import ChannelError
@@ -54,7 +53,7 @@ How much to read at once, in bytes: a message with descriptors has few.
 
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
-_log = Logger()
+_log = ProcessLogger()
 
 
 def takeChannel(environment: MutableMapping[str, str]) -> int | None:
@@ -154,6 +153,8 @@ def receiveManifest(sock: socket.socket, timeout: float) -> Parent:
     if not _CLOSE_ON_EXEC:
         for fileno in reader.descriptors:
             os.set_inheritable(fileno, False)
+    ProcessLogger.generation = manifest.generation
+    Journal().tell(Hearing, message="Manifest", peer=Parent.peer, peerPid=os.getppid())
     stderr, *inherited = reader.descriptors
     return Parent(sock, manifest, stderr, inherited)
 
@@ -206,7 +207,10 @@ class Parent:
     What the parent has sent, and what it is told.
 
     @ivar descriptors: what is inherited, in the order of the manifest's entries.
+    @ivar pid: its process id.
     """
+
+    peer: Peer = "parent"
 
     def __init__(
         self,
@@ -220,6 +224,7 @@ class Parent:
         self._socket = sock
         self._stderr: int | None = stderr
         self._deadline: Any = None
+        self.pid: int | None = os.getppid()
 
     def connect(self, reactor: Any, lifecycle: Lifecycle) -> None:
         """
@@ -289,7 +294,7 @@ class Parent:
         elif isinstance(message, Redeploy):
             self._lifecycle.redeploy()
         else:
-            _log.warn("the parent said {message}, which is not for us", message=message)
+            _log.warn("the parent said {message}, which is not for us", message=str(message))
 
     def channelGarbled(self, error: ChannelError) -> None:
         """

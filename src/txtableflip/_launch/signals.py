@@ -44,6 +44,17 @@ def signalNumber(name: str) -> int:
     return number
 
 
+def blockSignal(name: str) -> None:
+    """
+    Have a signal wait until it is handled, for it would end this process if it
+    came before.
+
+    @param name: the signal's, with or without C{SIG}: C{"HUP"}.
+    @raise ValueError: if there is none of that name.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [redeploySignal(name)])
+
+
 class SignalHandler:
     """
     Calls a function when a signal comes, in the main thread and at any moment:

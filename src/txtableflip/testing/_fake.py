@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IStreamServerEndpoint
 
 from txtableflip import _lifecycle
 from txtableflip._draining.connections import Connections
 from txtableflip._launch.signals import StopHandler, redeploySignal, signalNumber
-from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
+from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
 from txtableflip._sockets.ports import Ports
@@ -36,32 +35,20 @@ class FakeUpgrader(Upgrader):
         """
         @param hasParent: whether this process was started in an upgrade.
         """
-        self.reactor = reactor
-        self.hasParent = hasParent
-        self.generation = 2 if hasParent else 1
         self.steps: list[str] = []
         self.signals: list[str] = []
-        self.isShuttingDown = False
-        self.service = None
-        self._listens = Readiness()
-        self._process: Any = _Recorder(reactor, self.steps)
-        self._core = _lifecycle.Core(self._process)
-        self._lifecycle = _lifecycle.begin(self._core, hasParent=hasParent)
+        recorder: Any = Recorder(reactor, self.steps, number=2 if hasParent else 1)
+        self._begin(reactor, recorder, hasParent=hasParent)
+        self.reactor = reactor
 
     def endpoint(
         self, description: str, drainTimeout: float | None = None
-    ) -> IStreamServerEndpoint:
+    ) -> InheritableEndpoint:
         """
         See L{Upgrader.endpoint}.  What it makes listens on the given reactor.
         """
         reactor: Any = self.reactor
-        return InheritableEndpoint(reactor, reactor, self._listens, description)
-
-    def hold(self, name: str) -> None:
-        """
-        See L{Upgrader.hold}.  No signal is held.
-        """
-        redeploySignal(name)
+        return InheritableEndpoint(reactor, reactor, self._readiness, description)
 
     def redeployOn(self, name: str) -> None:
         """
@@ -122,19 +109,45 @@ class FakeUpgrader(Upgrader):
             raise RuntimeError(f"nobody waits for that: the steps so far were {self.steps}")
 
 
-class _Recorder:
+class Recorder:
     """
     Whatever it is told to do, it keeps the name of that, and does nothing.
 
     @ivar fds: real: descriptors that a test adds by name can be found.
     """
 
-    def __init__(self, reactor: Any, steps: list[str]) -> None:
+    isReplaced = False
+    service: object = None
+
+    def __init__(self, reactor: Any, steps: list[str], number: int) -> None:
+        """
+        @param steps: where the names are kept.
+        """
+        self.number = number
         self.connections = Connections()
         self.inventory = Inventory()
-        ports = Ports(reactor, self.inventory, self.connections, accepting=True)
-        self.fds = Fds(reactor, self.inventory, ports, self.connections)
+        self.ports = Ports(reactor, self.inventory, self.connections, accepting=True)
+        self.fds = Fds(reactor, self.inventory, self.ports, self.connections)
         self._steps = steps
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments: self._steps.append(name)
+    def prepare(self) -> None:
+        """
+        Nothing can fail here.
+        """
+
+    def suggestPidFile(self, path: str) -> None:
+        """
+        No file is written.
+        """
+
+
+def _recording(name: str) -> Callable[..., None]:
+    def record(self: Recorder, *arguments: object) -> None:
+        self._steps.append(name)
+
+    return record
+
+
+for _name in vars(_lifecycle.Steps):
+    if not _name.startswith("_"):
+        setattr(Recorder, _name, _recording(_name))

@@ -138,94 +138,43 @@ def startedBy():
     return STARTED_BY if os.getppid() == STARTED_BY else None
 
 
-def sidesOf(listener):
+def hear(event):
     """
-    @param listener: who hears what comes over a channel.
-    @return: what this process is, and the process id of the other one.
+    Something has happened, see L{txtableflip._journal}.
     """
-    if type(listener).__name__ == "Child":
-        return "old", listener.pid
-    return "new", startedBy()
+    kind = type(event).__name__
+    if kind in SPOKEN:
+        name = "old" if event.peer == "child" else "new"
+        other = event.peerPid if name == "old" else startedBy()
+        at(" ".join(filter(None, [name, SPOKEN[kind], getattr(event, "message", "")])), other)
+    elif kind == "Starting":
+        at("old starts the new", None)
+    elif kind == "Started":
+        CHILDREN.append(event.child)
+    elif kind == "Serving":
+        tell("serves", generation=event.generation)
+    elif kind == "Draining" and event.isReplaced:
+        at("old drains", CHILDREN[-1])
+    elif kind in ENDS:
+        tell(ENDS[kind], why=getattr(event, "reason", ""))
 
 
-# -- what replaces the functions of the same name: each gets the original first
-
-
-def send(original, self, message, *descriptors):
-    if not self._open:
-        return
-    name, other = sidesOf(self._listener)
-    at(f"{name} says {type(message).__name__}", other)
-    original(self, message, *descriptors)
-    at(f"{name} has said {type(message).__name__}", other)
-
-
-def messageReceived(original, self, message):
-    name, other = sidesOf(self)
-    at(f"{name} hears {type(message).__name__}", other)
-    original(self, message)
-
-
-def channelLost(original, self):
-    name, other = sidesOf(self)
-    at(f"{name} hears the end", other)
-    original(self)
-
-
-def receiveManifest(original, *arguments):
-    found = original(*arguments)
-    at("new hears Manifest", startedBy())
-    return found
-
-
-def startChild(original, self):
-    at("old starts the new", None)
-    original(self)
-
-
-def takeOver(original, self):
-    original(self)
-    tell("serves", generation=self.generation)
-
-
-def drain(original, self, timeout):
-    if self.isReplaced:
-        at("old drains", self._child.pid)
-    return original(self, timeout)
-
-
-def end(original, self, error):
-    tell("upgrade failed" if error else "upgrade done", why=str(error or ""))
-    original(self, error)
+CHILDREN = []
+SPOKEN = {
+    "Saying": "says",
+    "Said": "has said",
+    "Hearing": "hears",
+    "HearingTheEnd": "hears the end",
+}
+ENDS = {"Failed": "upgrade failed", "Final": "upgrade done"}
 
 
 def install(*, isChild):
     """
-    Put the moments into the code of txtableflip, which has been imported.
+    Listen to the journal of txtableflip, which has been imported.
     """
-    # Not before the service does.
-    from txtableflip import _generation, _lifecycle  # noqa: PLC0415
-    from txtableflip._handover import channel, child, parent  # noqa: PLC0415
+    from txtableflip import _journal  # noqa: PLC0415 - not before the service does
 
-    wrap(channel.Channel, send)
-    for listener in (child.Child, parent.Parent):
-        wrap(listener, messageReceived)
-        wrap(listener, channelLost)
-    wrap(parent, receiveManifest)
-    for step in (startChild, takeOver, drain):
-        wrap(_generation.Generation, step)
-    wrap(_lifecycle.Core, end)
+    _journal.Journal.listeners.append(hear)
     if isChild:
         at(STARTS, startedBy())
-
-
-def wrap(where, replacement):
-    """
-    Have a function of the same name called with what it replaces.
-    """
-    original = getattr(where, replacement.__name__)
-
-    def wrapped(*arguments, **more):
-        return replacement(original, *arguments, **more)
-
-    setattr(where, replacement.__name__, wrapped)
