@@ -112,9 +112,7 @@ class Gate:
 
 # -- the release is broken
 
-CHANNEL = (
-    "import txtableflip\nchannel = txtableflip.currentUpgrader()._ours._parent._channel\n"
-)
+CHANNEL = "import txtableflip\nchannel = txtableflip.currentUpgrader()._ours._parent._channel\n"
 BROKEN = {
     "raises": ("raise RuntimeError('no database')", "exited with status 1"),
     "leaves well": ("sys.exit(0)", "exited with status 0"),
