@@ -1301,7 +1301,7 @@ async def test_a_factory_is_stopped_after_its_last_connection(
         assert described.listener == accepted.name
         assert described.seconds < DEADLINE
     first.ports.park()
-    first.process._child = SimpleNamespace(hasTakenOver=True)
+    first.process.child = SimpleNamespace(hasTakenOver=True)
     drained = _generation.Exit(reactor, first.process).drain(DEADLINE)
     for left, client in zip((2, 1), clients, strict=False):
         client.close()

@@ -75,7 +75,7 @@ MUTATIONS = {
     "nobody takes back": (
         """
 original = Generation.accept
-Generation.accept = lambda self: None if self._child.pid else original(self)
+Generation.accept = lambda self: None if self.child.pid else original(self)
 """,
         "new has said Ready",
         "waited",

@@ -367,7 +367,7 @@ def test_a_child_cannot_have_others_ended_by_the_number_that_it_greets_with(pid,
     signalled = []
     child = Child(MemoryReactorClock(), SimpleNamespace())
     child._process.makeConnection(SimpleNamespace(pid=77, signalProcess=signalled.append))
-    child.messageReceived(Hello(pid))
+    child._answers.messageReceived(Hello(pid))
     child.end()
     assert signalled[-1] == "TERM"
     assert killed == []

@@ -43,6 +43,7 @@ class Generation:
     L{txtableflip._lifecycle.Steps}.
 
     @ivar number: which one it is in the chain, counted from 1.
+    @ivar child: the last one that was started.
     @ivar signals: the numbers of the signals that must not kill a child which
         has no handler for them yet.
     @ivar service: what runs the upgrades of this process, if something does.
@@ -67,7 +68,7 @@ class Generation:
         self.service: object = None
         self._reactor = reactor
         self._parent = parent or NoParent()
-        self._child: Child | NoChild = NoChild()
+        self.child: Child | NoChild = NoChild()
         self._upgradeTimeout = upgradeTimeout
         self._command = command
         self._pidFile = PidFile(pidFile) if pidFile else None
@@ -105,20 +106,6 @@ class Generation:
         if self._pidFile is not None:
             self._pidFile.prepare()
 
-    @property
-    def isReplaced(self) -> bool:
-        """
-        Whether the child has taken over.
-        """
-        return self._child.hasTakenOver
-
-    def keepChannelUntilExit(self) -> None:
-        """
-        Leave the channel to a child that serves open until the very end.
-        """
-        if self.isReplaced:
-            self._child.keepChannelUntilExit()
-
     def leave(self) -> None:
         """
         Tidy up, after everything has been stopped.
@@ -139,7 +126,7 @@ class Generation:
             pidFile=self._pidFile.path if self._pidFile is not None else None,
             entries=self.inventory.entries(),
         )
-        child = self._child = Child(self._reactor, self._lifecycle)
+        child = self.child = Child(self._reactor, self._lifecycle)
         try:
             environment = successorEnvironment(os.environ, command)
             child.start(inDirectory(command), environment, CHANNEL_DESCRIPTOR, self.signals)
@@ -158,16 +145,16 @@ class Generation:
         )
 
     def commitChild(self) -> None:
-        self._child.commit()
+        self.child.commit()
 
     def endChild(self) -> None:
-        self._child.end()
+        self.child.end()
 
     def killChild(self, reason: str) -> None:
-        self._child.kill(reason)
+        self.child.kill(reason)
 
     def forwardRedeploy(self) -> None:
-        self._child.redeploy()
+        self.child.redeploy()
 
     def sayReady(self) -> None:
         self._parent.sayReady()
@@ -223,13 +210,15 @@ class Exit:
         """
         ours = self._generation
         factories = ours.ports.hold()
-        if ours.isReplaced:
+        if ours.child.hasTakenOver:
             ours.fds.letGo()
         else:
             yield ours.ports.stop()
             ours.ports.forgetAll()
-        outcome = yield Drain(self._reactor, ours.connections, timeout, ours.isReplaced).run()
-        if ours.isReplaced:
+        outcome = yield Drain(
+            self._reactor, ours.connections, timeout, ours.child.hasTakenOver
+        ).run()
+        if ours.child.hasTakenOver:
             yield ours.ports.stop()
         for factory in factories:
             try:
@@ -245,7 +234,7 @@ class Exit:
 
         @param seconds: how long it may take.
         """
-        watchdog.endIn(seconds, exitStatus=0 if self._generation.isReplaced else 1)
+        watchdog.endIn(seconds, exitStatus=0 if self._generation.child.hasTakenOver else 1)
 
     def shutDown(self, stop: Callable[[], Deferred[None]]) -> Deferred[None]:
         """
@@ -254,7 +243,7 @@ class Exit:
         @param stop: refuses upgrades, and waits for a child that does not serve.
         """
         self.isShuttingDown = True
-        return stop().addCallback(lambda ignored: self._generation.keepChannelUntilExit())
+        return stop().addCallback(lambda ignored: self._generation.child.keepChannelUntilExit())
 
 
 def _tellChanges(inventory: Inventory, *, isFirst: bool) -> None:

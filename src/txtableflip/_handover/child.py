@@ -31,7 +31,6 @@ from txtableflip.errors import (
     ChildRefused,
     ChildTimedOut,
     HandoverFailed,
-    Phase,
     UpgradeFailed,
 )
 from txtableflip.interfaces import Reactor
@@ -45,28 +44,21 @@ reach its reactor, and meanwhile clients wait.
 
 class Child:
     """
-    Talks with a child, and reports what becomes of it: C{childReady} and
-    C{childServing} as it says so, and C{childFailed}, once, when it is no more.
-    What counts is the channel; the exit status only adds the reason.
-
-    @ivar hasTakenOver: whether it has said that it serves.
+    A child, as it is started and told what to do; what it says is heard by
+    L{Answers}.
     """
 
-    peer: Peer = "child"
-    _log = ProcessLogger()
-    _journal = Journal()
-
     def __init__(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
-        self.phase: Phase = "start"
-        self.hasTakenOver = False
+        # Closed with this object at the latest, should the rest not be had.
+        self._stderr = open(os.dup(2) if isOpen(2) else os.devnull, "wb", 0)  # noqa: SIM115
+        ours, self._theirs = socket.socketpair()
         self._reactor = reactor
         self._lifecycle = lifecycle
-        ours, self._theirs = socket.socketpair()
-        self._channel = connectChannel(reactor, ours, self)
-        self._stderr = os.dup(2) if isOpen(2) else os.open(os.devnull, os.O_WRONLY)
         self._deadline = Deadline(reactor)
         self._process = Spawned(self._exited)
-        self._ending = Ending(self._process, self._deadline, self._channel.send, self._report)
+        self._ending = Ending(self._process, self._deadline, self._say, self._report)
+        self._answers = Answers(self._process, self._deadline, self._ending, lifecycle)
+        self._channel = connectChannel(reactor, ours, self._answers)
 
     @property
     def pid(self) -> int | None:
@@ -75,7 +67,12 @@ class Child:
         """
         return self._process.pid
 
-    # -- what it is told
+    @property
+    def hasTakenOver(self) -> bool:
+        """
+        Whether it has said that it serves.
+        """
+        return self._answers.hasTakenOver
 
     def start(
         self,
@@ -104,10 +101,10 @@ class Child:
 
         @raise ChannelError: if that is too long to be told.
         """
-        self._channel.send(manifest, [self._stderr, *descriptors])
+        self._channel.send(manifest, [self._stderr.fileno(), *descriptors])
         self._deadline.after(
             manifest.upgradeTimeout,
-            self._giveUp,
+            self._ending.giveUp,
             ChildTimedOut,
             f"was not ready after {manifest.upgradeTimeout:g} seconds",
         )
@@ -116,13 +113,12 @@ class Child:
         """
         Tell it to serve.
         """
-        self.phase = "commit"
+        self._ending.phase = "commit"
         self._deadline.after(
             COMMIT_TIMEOUT,
             self._ending.kill,
             ChildTimedOut,
             f"was ready, and then did not serve within {COMMIT_TIMEOUT:g} seconds",
-            self.phase,
         )
         self._channel.send(Commit())
 
@@ -136,7 +132,7 @@ class Child:
         """
         Make it leave, because this process stops.
         """
-        self._giveUp(ChildExited, "was ended, because the old one was told to stop")
+        self._ending.giveUp(ChildExited, "was ended, because the old one was told to stop")
 
     def kill(self, reason: str) -> None:
         """
@@ -144,26 +140,63 @@ class Child:
         so.
         """
         what = f"was killed, because the old one failed to hand over: {reason}"
-        self._ending.kill(HandoverFailed, what, self.phase)
+        self._ending.kill(HandoverFailed, what)
 
     def abandon(self) -> None:
         """
         Have no more to do with one that could not be started whole.
         """
-        self._ending.isOver = True
-        self._deadline.stop()
-        os.close(self._stderr)
-        if self.pid is not None:
-            self._process.signal("KILL")
+        self._ending.abandon()
+        self._stderr.close()
 
     def keepChannelUntilExit(self) -> None:
         """
         Leave the channel open until this process has ended, which is what its
-        end tells the child.
+        end tells a child that has taken over.
         """
-        self._channel.neverClose()
+        if self.hasTakenOver:
+            self._channel.neverClose()
 
-    # -- what it says
+    def _exited(self) -> None:
+        # One that has taken over is known by its channel.
+        if not self.hasTakenOver:
+            self._ending.exited()
+
+    def _say(self, message: Message) -> None:
+        self._channel.send(message)
+
+    def _report(self, error: UpgradeFailed) -> None:
+        self._stderr.close()
+        self._lifecycle.childFailed(error)
+
+
+class Answers:
+    """
+    Hears a child, and reports what it says: C{childReady}, C{childServing}; or
+    has it end.  What counts is the channel; the exit status only adds the reason.
+
+    @ivar hasTakenOver: whether it has said that it serves.
+    """
+
+    peer: Peer = "child"
+    _log = ProcessLogger()
+    _journal = Journal()
+
+    def __init__(
+        self, process: Spawned, deadline: Deadline, ending: Ending, lifecycle: Lifecycle
+    ) -> None:
+        self.hasTakenOver = False
+        self._process = process
+        self._deadline = deadline
+        self._ending = ending
+        self._lifecycle = lifecycle
+
+    @property
+    def pid(self) -> int | None:
+        """
+        Its process id.
+        """
+        return self._process.pid
 
     def messageReceived(self, message: Message) -> None:
         """
@@ -172,18 +205,18 @@ class Child:
         if self._ending.hasBegun:
             return
         if isinstance(message, Refused) and not self.hasTakenOver:
-            self._giveUp(ChildRefused, f"refused to take over: {message.reason}")
+            self._ending.giveUp(ChildRefused, f"refused to take over: {message.reason}")
         elif isinstance(message, Hello) and message.pid <= 0:
             # To kill(2), that is a group, or everybody.
             self.channelGarbled(ChannelError(f"process {message.pid} greets"))
-        elif isinstance(message, Hello) and self.phase == "start":
-            self.phase = "initialise"
+        elif isinstance(message, Hello) and self._ending.phase == "start":
+            self._ending.phase = "initialise"
             self._ending.greeted = message.pid
             self._journal.tell(Greeted, child=message.pid)
-        elif isinstance(message, Ready) and self.phase == "initialise":
+        elif isinstance(message, Ready) and self._ending.phase == "initialise":
             self._deadline.stop()
             self._lifecycle.childReady()
-        elif isinstance(message, Serving) and self.phase == "commit":
+        elif isinstance(message, Serving) and self._ending.phase == "commit":
             self._deadline.stop()
             self.hasTakenOver = True
             self._lifecycle.childServing()
@@ -202,27 +235,13 @@ class Child:
                 error=str(error),
             )
             return
-        self._giveUp(ChildProtocolError, f"sent what cannot be understood: {error}")
+        self._ending.giveUp(ChildProtocolError, f"sent what cannot be understood: {error}")
 
     def channelLost(self) -> None:
         """
         The child has ended, or should have.
         """
         if self.hasTakenOver:
-            self._ending.conclude(ChildExited, "ended after it had taken over", self.phase)
+            self._ending.conclude(ChildExited, "ended after it had taken over")
         else:
-            self._ending.channelLost(self.phase)
-
-    def _exited(self) -> None:
-        # One that has taken over is known by its channel.
-        if not self.hasTakenOver:
-            self._ending.exited(self.phase)
-
-    # -- small things
-
-    def _giveUp(self, error: type[UpgradeFailed], what: str) -> None:
-        self._ending.giveUp(error, what, self.phase)
-
-    def _report(self, error: UpgradeFailed) -> None:
-        os.close(self._stderr)
-        self._lifecycle.childFailed(error)
+            self._ending.channelLost()

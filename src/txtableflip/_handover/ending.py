@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from txtableflip._handover.messages import Abort
 from txtableflip._handover.spawned import Spawned
@@ -29,22 +28,12 @@ closed the channel, or was killed, in seconds.
 _REAP_INTERVAL = 0.05
 
 
-@dataclass(frozen=True)
-class _Verdict:
-    """
-    Why the child is not to take over.
-    """
-
-    error: type[UpgradeFailed]
-    what: str
-    phase: Phase
-
-
 class Ending:
     """
     Makes a child leave, politely at first; waits until it has; and reports why,
     once.
 
+    @ivar phase: how far the child has come.
     @ivar greeted: the process id that the child has greeted with.
     @ivar isOver: whether there is nothing more to report.
     """
@@ -61,15 +50,15 @@ class Ending:
         @param say: sends a message to the child, as far as there is a channel.
         @param report: is called with what the upgrade has failed of.
         """
+        self.phase: Phase = "start"
         self.greeted: int | None = None
         self.isOver = False
         self._process = process
         self._deadline = deadline
         self._say = say
         self._report = report
-        self._verdict: _Verdict | None = None
-        self._isLost = False
-        self._isKilled = False
+        self._verdict: tuple[type[UpgradeFailed], str] | None = None
+        self._isLost = self._isKilled = False
 
     @property
     def hasBegun(self) -> bool:
@@ -78,47 +67,56 @@ class Ending:
         """
         return self.isOver or self._verdict is not None
 
-    def giveUp(self, error: type[UpgradeFailed], what: str, phase: Phase) -> None:
+    def abandon(self) -> None:
+        """
+        There is nothing to report, as the child has not been started whole.
+        """
+        self.isOver = True
+        self._deadline.stop()
+        if self._process.pid is not None:
+            self._process.signal("KILL")
+
+    def giveUp(self, error: type[UpgradeFailed], what: str) -> None:
         """
         Make the child leave, politely at first.
         """
         if self.isOver:
             return
-        self._judge(error, what, phase)
+        self._judge(error, what)
         self._say(Abort(what))
         self._signal("TERM")
-        self._deadline.after(TERM_GRACE, self.kill, error, what, phase)
+        self._deadline.after(TERM_GRACE, self.kill, error, what)
 
-    def kill(self, error: type[UpgradeFailed], what: str, phase: Phase) -> None:
+    def kill(self, error: type[UpgradeFailed], what: str) -> None:
         """
         End the child at once.  It runs no more code of its own after that, so
         there is no need to wait until it is really gone.
         """
         if self.isOver:
             return
-        self._judge(error, what, phase)
+        self._judge(error, what)
         self._signal("KILL")
         self._isLost = self._isKilled = True
-        self._awaitExit(STATUS_TIMEOUT, phase)
+        self._awaitExit(STATUS_TIMEOUT)
 
-    def channelLost(self, phase: Phase) -> None:
+    def channelLost(self) -> None:
         """
         The child has closed the channel: it has ended, or should have.
         """
         self._isLost = True
-        self._awaitExit(STATUS_TIMEOUT if self._verdict is None else TERM_GRACE, phase)
+        self._awaitExit(STATUS_TIMEOUT if self._verdict is None else TERM_GRACE)
 
-    def exited(self, phase: Phase) -> None:
+    def exited(self) -> None:
         """
         The process that was started has ended.
         """
         if self._isLost:
-            self._finish(phase)
+            self._finish()
         elif self.greeted == self._process.pid:
             # It was no wrapper.  What it said last is still on the channel.
-            self._awaitExit(STATUS_TIMEOUT, phase)
+            self._awaitExit(STATUS_TIMEOUT)
 
-    def conclude(self, error: type[UpgradeFailed], what: str, phase: Phase) -> None:
+    def conclude(self, error: type[UpgradeFailed], what: str) -> None:
         """
         The child is no more, and that is why.
         """
@@ -132,7 +130,7 @@ class Ending:
         self._report(
             error(
                 what,
-                phase=phase,
+                phase=self.phase,
                 pid=self._process.pid,
                 exitStatus=self._process.exitStatus,
                 signal=self._process.signalNumber,
@@ -140,7 +138,7 @@ class Ending:
             )
         )
 
-    def _awaitExit(self, seconds: float, phase: Phase) -> None:
+    def _awaitExit(self, seconds: float) -> None:
         """
         Give the child time to be reaped, and its last words time to arrive.
         """
@@ -148,25 +146,21 @@ class Ending:
         if self.isOver:
             return
         if self._isLost and self._process.hasEnded:
-            self._finish(phase)
+            self._finish()
         elif seconds > 0:
-            self._deadline.after(
-                _REAP_INTERVAL, self._awaitExit, seconds - _REAP_INTERVAL, phase
-            )
+            self._deadline.after(_REAP_INTERVAL, self._awaitExit, seconds - _REAP_INTERVAL)
         elif self._process.isReaped or self._isKilled:
-            self._finish(phase)
+            self._finish()
         elif self._verdict is None:
-            self.giveUp(
-                ChildProtocolError, "closed the upgrade channel but kept running", phase
-            )
+            self.giveUp(ChildProtocolError, "closed the upgrade channel but kept running")
         else:
-            self.kill(self._verdict.error, self._verdict.what, phase)
+            self.kill(*self._verdict)
 
-    def _judge(self, error: type[UpgradeFailed], what: str, phase: Phase) -> None:
+    def _judge(self, error: type[UpgradeFailed], what: str) -> None:
         """
         The first reason counts.
         """
-        self._verdict = self._verdict or _Verdict(error, what, phase)
+        self._verdict = self._verdict or (error, what)
 
     def _signal(self, name: str) -> None:
         """
@@ -178,10 +172,9 @@ class Ending:
             with suppress(ProcessLookupError, PermissionError, OverflowError):
                 os.kill(self.greeted, getattr(signal, f"SIG{name}"))
 
-    def _finish(self, phase: Phase) -> None:
+    def _finish(self) -> None:
         """
         The child is no more: say why, or how it ended.
         """
         ended = f"{self._process.howItEnded()} before it had taken over"
-        verdict = self._verdict or _Verdict(ChildExited, ended, phase)
-        self.conclude(verdict.error, verdict.what, verdict.phase)
+        self.conclude(*(self._verdict or (ChildExited, ended)))

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from txtableflip import _lifecycle
 from txtableflip._draining.connections import Connections
+from txtableflip._handover.nobody import NoChild
 from txtableflip._launch.signals import StopHandler, redeploySignal, signalNumber
 from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.inventory import Inventory
@@ -116,7 +117,7 @@ class Recorder:
     @ivar fds: real: descriptors that a test adds by name can be found.
     """
 
-    isReplaced = False
+    child = NoChild()
     service: object = None
 
     def __init__(self, reactor: Any, steps: list[str], number: int) -> None:
