@@ -17,8 +17,8 @@ from txtableflip._handover.child import Child
 from txtableflip._handover.messages import Manifest
 from txtableflip._handover.parent import Parent
 from txtableflip._launch import watchdog
+from txtableflip._launch.command import Command
 from txtableflip._launch.pidfile import PidFile
-from txtableflip._launch.relaunch import Command
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._sockets.internet import foreignListeners
 from txtableflip._sockets.inventory import Inventory
@@ -144,7 +144,7 @@ class Generation:
         """
         self.ports.forgetAll()
         if self._pidFile is not None:
-            self._pidFile.leave()
+            self._pidFile.remove()
 
     def _tellChanges(self) -> None:
         """

@@ -168,7 +168,7 @@ class IUpgrader(Interface):
         Make a signal call L{stop}, the first time that it comes.
 
         @param name: the signal's, with or without C{SIG}: C{"TERM"}.
-        @return: what listens for it: C{hasCome} says whether it has come, and
+        @return: what listens for it: C{wasReceived} says whether it has come, and
             C{again()} has it do what it did before.
         @raise ValueError: if there is none of that name.
         """

@@ -24,7 +24,8 @@ from txtableflip import _lifecycle
 from txtableflip._draining.connections import OpenConnection
 from txtableflip._generation import Generation
 from txtableflip._handover.parent import findParent
-from txtableflip._launch.relaunch import successorCommand
+from txtableflip._launch import origin
+from txtableflip._launch.chosen import findLauncher
 from txtableflip._launch.signals import SignalHandler, StopHandler, redeploySignal, signalNumber
 from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
 from txtableflip._sockets.inventory import Changes
@@ -98,10 +99,10 @@ class Upgrader:
                 "this process has an Upgrader: make yours before the first tableflip: "
                 "endpoint string, or pass the one there is (txtableflip.currentUpgrader())"
             )
-        parent = findParent()
+        parent = findParent(origin.takeChannel())
         self._process = Generation(
             *(reactor, parent, upgradeTimeout, pidFile),
-            lambda: successorCommand(command, envFile),
+            lambda: findLauncher().command(command, envFile),
         )
         self._core = _lifecycle.Core(self._process)
         self._lifecycle = _lifecycle.begin(self._core, hasParent=parent is not None)

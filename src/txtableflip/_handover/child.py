@@ -30,12 +30,8 @@ from txtableflip._handover.messages import (
     Refused,
     Serving,
 )
-from txtableflip._launch.relaunch import (
-    CHANNEL_DESCRIPTOR,
-    Command,
-    inDirectory,
-    successorEnvironment,
-)
+from txtableflip._launch.command import Command
+from txtableflip._launch.origin import CHANNEL_DESCRIPTOR
 from txtableflip._lifecycle import Lifecycle
 from txtableflip.errors import (
     ChannelError,
@@ -146,7 +142,7 @@ class Child(ProcessProtocol):
 
     def _spawn(self, command: Command, channel: socket.socket) -> None:
         standard = {fd: fd for fd in (0, 1) if _isOpen(fd)}
-        arguments = inDirectory(command)
+        arguments = command.argv()
         # The child must not die of a signal that comes before it has a handler
         # for it: a blocked one waits, and the child unblocks it in time.
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
@@ -155,7 +151,7 @@ class Child(ProcessProtocol):
                 self,
                 arguments[0],
                 arguments,
-                env=successorEnvironment(os.environ, command),
+                env=command.environment(os.environ),
                 childFDs={**standard, 2: "r", CHANNEL_DESCRIPTOR: channel.fileno()},
             )
         finally:
