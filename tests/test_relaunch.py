@@ -18,7 +18,6 @@ from twisted.scripts._twistd_unix import ServerOptions
 from txtableflip._launch import origin
 from txtableflip._launch.chosen import findLauncher
 from txtableflip._launch.command import Command
-from txtableflip._launch.launcher import Plain
 from txtableflip._launch.origin import CHANNEL_VARIABLE, recordDirectory
 from txtableflip._launch.twistd import Twistd, keepInForeground
 
@@ -257,7 +256,7 @@ def test_a_program_is_started_again_as_it_was(unknown, monkeypatch):
     """
     monkeypatch.setattr("txtableflip._launch.launcher.ARGUMENTS", ("-X", "dev", "app.py", "-n"))
     launcher = findLauncher()
-    assert isinstance(launcher, Plain)
+    assert not isinstance(launcher, Twistd)
     command = launcher.command(None, "env")
     assert command.arguments == ("-X", "dev", "app.py", "-n")
     assert command.envFile == os.path.join(origin.DIRECTORY, "env")

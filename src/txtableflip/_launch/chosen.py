@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from txtableflip._launch.launcher import Launcher, Plain
+from txtableflip._launch.launcher import Launcher
 from txtableflip._launch.twistd import Twistd, findRunner
 
 
@@ -20,4 +20,4 @@ def findLauncher() -> Launcher:
     @return: what started this process.
     """
     runner = findRunner()
-    return Plain() if runner is None else Twistd(runner)
+    return Launcher() if runner is None else Twistd(runner)

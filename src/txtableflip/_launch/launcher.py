@@ -1,14 +1,11 @@
 """
-What a process has to know of the program that started it, and the plain case: an
-interpreter, and nothing else.  The other is L{txtableflip._launch.twistd}; which it
-is, L{txtableflip._launch.chosen} finds.
+What a process has to know of the program that started it.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from twisted.logger import ILogObserver, textFileLogObserver
 
@@ -17,18 +14,27 @@ from txtableflip._launch.origin import ARGUMENTS
 from txtableflip._launch.preflight import findObstacles
 
 
-class Launcher(Protocol):
+class Launcher:
     """
-    What is known of how this process was started.
+    The plain case: an interpreter runs a program, and nobody else has a hand in
+    it.  L{txtableflip._launch.twistd} is the other;
+    L{txtableflip._launch.chosen} finds which it is.
     """
+
+    def arguments(self) -> Sequence[str]:
+        """
+        @return: those of the interpreter that make a successor of this process,
+            which is not to become a daemon.
+        """
+        return ARGUMENTS
 
     def command(self, replacement: Sequence[str] | None, envFile: str | None) -> Command:
         """
         @param replacement: the command that the user has given, if any.
         @param envFile: the path of a file with more of the child's environment.
-        @return: that; or the command that this process was started with, for a
-            child that is not to become a daemon.
+        @return: that; or the command that this process was started with.
         """
+        return successorCommand(self.arguments(), replacement, envFile)
 
     def takePidFile(self) -> str | None:
         """
@@ -36,6 +42,7 @@ class Launcher(Protocol):
 
         @return: the path of the file, if it has one.
         """
+        return None
 
     def shareLog(self) -> None:
         """
@@ -47,30 +54,11 @@ class Launcher(Protocol):
         @return: what the launcher logs to, such that a successor can write there,
             too.
         """
+        return textFileLogObserver(sys.stdout)
 
     def obstacles(self, descriptions: Iterable[str]) -> list[str]:
         """
         @param descriptions: the endpoint strings of this process.
         @return: what this user may not do and a successor would have to, in words.
         """
-
-
-class Plain(Launcher):
-    """
-    An interpreter that runs a program: nobody else has a hand in it.
-    """
-
-    def command(self, replacement: Sequence[str] | None, envFile: str | None) -> Command:
-        return successorCommand(ARGUMENTS, replacement, envFile)
-
-    def takePidFile(self) -> str | None:
-        return None
-
-    def shareLog(self) -> None:
-        pass
-
-    def observer(self) -> ILogObserver:
-        return textFileLogObserver(sys.stdout)
-
-    def obstacles(self, descriptions: Iterable[str]) -> list[str]:
         return findObstacles(descriptions)

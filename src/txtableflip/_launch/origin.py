@@ -59,19 +59,17 @@ def recordChannel(environment: MutableMapping[str, str]) -> int | None:
         return None
     try:
         fileno = int(value)
-        isSocket = stat.S_ISSOCK(os.fstat(fileno).st_mode)
-        if isSocket:
+        if stat.S_ISSOCK(os.fstat(fileno).st_mode):
             os.set_inheritable(fileno, False)
+            return fileno
     except (ValueError, OverflowError, OSError):
-        isSocket = False
-    if not isSocket:
-        _log.warn(
-            "{name}={value} does not name a socket: going on as a first generation",
-            name=CHANNEL_VARIABLE,
-            value=value,
-        )
-        return None
-    return fileno
+        pass
+    _log.warn(
+        "{name}={value} does not name a socket: going on as a first generation",
+        name=CHANNEL_VARIABLE,
+        value=value,
+    )
+    return None
 
 
 DIRECTORY = recordDirectory(os.environ)

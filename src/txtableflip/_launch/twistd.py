@@ -11,8 +11,9 @@ Theory of twistd: what it does, in this order, and what we do about it.
      not; loads the application; deletes a stale pid file, for twistd looks at that
      next; and names our log observer in twistd's options, which twistd looks up
      after that.
-  2. It makes its runner (L{ApplicationRunner}).  From here on L{findRunner} finds
-     it, in the main thread, and nowhere but on the stack.
+  2. It makes its runner (L{ApplicationRunner}).  From here on it can be
+     found (L{txtableflip._launch.chosen}): in the main thread, on the stack, and
+     nowhere else.
   3. The runner checks the pid file: it refuses to start if there is one that
      names a process which lives.
   4. It makes the application: C{makeService} of a subcommand, or the C{.tac} file.
@@ -45,8 +46,8 @@ from typing import Any
 
 from twisted.application.app import ApplicationRunner
 from twisted.logger import ILogObserver, textFileLogObserver
+from twisted.python.components import Componentized
 
-from txtableflip._launch.command import Command, successorCommand
 from txtableflip._launch.launcher import Launcher
 from txtableflip._launch.logfile import SharedLogFile, appendOnly
 from txtableflip._launch.origin import ARGUMENTS, DIRECTORY, PROGRAM_ARGUMENTS
@@ -83,12 +84,11 @@ class Twistd(Launcher):
     def __init__(self, runner: Any) -> None:
         self._runner = runner
 
-    def command(self, replacement: Sequence[str] | None, envFile: str | None) -> Command:
-        arguments = list(ARGUMENTS)
+    def arguments(self) -> Sequence[str]:
         own = len(ARGUMENTS) - len(PROGRAM_ARGUMENTS)
-        if ARGUMENTS[own:] == PROGRAM_ARGUMENTS:
-            arguments[own:] = keepInForeground(PROGRAM_ARGUMENTS)
-        return successorCommand(arguments, replacement, envFile)
+        if ARGUMENTS[own:] != PROGRAM_ARGUMENTS:
+            return ARGUMENTS
+        return [*ARGUMENTS[:own], *keepInForeground(PROGRAM_ARGUMENTS)]
 
     def takePidFile(self) -> str | None:
         # twistd would remove whatever is there when it ends, and that may be the
@@ -101,25 +101,25 @@ class Twistd(Launcher):
         path = self._logPath()
         if not os.path.isfile(path):
             return
-        log = os.stat(path)
-        for fileno in _openDescriptors():
+        directory = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+        for fileno in os.listdir(directory):
+            # One is gone: that by which the directory was read.
             with suppress(OSError):
-                if os.path.samestat(os.fstat(fileno), log):
-                    appendOnly(fileno)
+                if os.path.samestat(os.fstat(int(fileno)), os.stat(path)):
+                    appendOnly(int(fileno))
 
     def observer(self) -> ILogObserver:
         # A .tac file may ask before the runner has its application.
-        application = getattr(self._runner, "application", None)
-        its = application.getComponent(ILogObserver) if application is not None else None
+        application = getattr(self._runner, "application", Componentized())
+        its: ILogObserver | None = application.getComponent(ILogObserver)
         if its is not None:
-            observer: ILogObserver = its
-            return observer
+            return its
         config = self._runner.config
         path = config.get("logfile")
         if path == "-" and not config["nodaemon"]:
             sys.exit("Daemons cannot log to stdout, exiting!")
         if path == "-" or (config["nodaemon"] and not path):
-            return textFileLogObserver(sys.stdout)
+            return super().observer()
         log = SharedLogFile.fromFullPath(path or "twistd.log")
         _rotateOnSignal(log)
         return textFileLogObserver(log)
@@ -133,14 +133,6 @@ class Twistd(Launcher):
             this name, and may have gone elsewhere since.
         """
         return os.path.join(DIRECTORY, self._runner.config.get("logfile") or "twistd.log")
-
-
-def _openDescriptors() -> list[int]:
-    """
-    @return: what is open, and the descriptor by which that was read.
-    """
-    directory = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    return [int(name) for name in os.listdir(directory)]
 
 
 def _rotateOnSignal(log: SharedLogFile) -> None:
