@@ -376,9 +376,9 @@ def test_a_process_with_a_thread_that_never_returns_is_ended(service, site):
     os.kill(old, signal.SIGHUP)
     until(lambda: not isAlive(old), "the end of the old process")
     begun = timeOf(service, "draining: ")
-    assert timeOf(service, f"process {old} should have ended by now") - begun <= 2 + 1
-    assert f"process {old} should have ended by now" in service.log
-    assert "in wait (" in service.log.partition("What held it: ")[2]
+    assert timeOf(service, "this process did not exit in time") - begun <= 2 + 1
+    assert f"pid {old}] this process did not exit in time and is killed" in service.log
+    assert "in wait (" in service.log.partition("Still running: ")[2]
     assert service.pid != old
 
 
@@ -397,7 +397,7 @@ def test_a_process_without_room_for_a_thread_drains_and_ends(service):
     )
     service.twistd("tableflip", "--app", str(APPS / "answering.py"))
     service.redeploy()
-    assert "does not end by itself: no room for a thread" in service.log
+    assert "will not be killed if it hangs: no room for a thread" in service.log
     assert "drained: 0 connections finished" in service.log
 
 
@@ -537,7 +537,7 @@ def test_factories_that_fail_to_stop_are_told_of_and_hold_up_nothing(service):
     service.twistd("tableflip", "--app", "app.py")
     service.redeploy()
     assert service.log.count("failed to stop") == service.log.count("ValueError: no") == 2
-    assert "should have ended by now" not in service.log
+    assert "did not exit in time" not in service.log
 
 
 UNRULY = """

@@ -52,7 +52,7 @@ from txtableflip._draining.connections import Connections
 from txtableflip._draining.drain import LAST_WORDS, Outcome
 from txtableflip._handover.messages import Manifest
 from txtableflip._handover.parent import Parent
-from txtableflip._launch.relaunch import successorCommand
+from txtableflip._launch.command import successorCommand
 from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
 from txtableflip._sockets.reactor import InheritingReactor
 from txtableflip._sockets.unixport import PAUSE, UNIXPort

@@ -38,17 +38,12 @@ from txtableflip._generation import Generation
 from txtableflip._handover.child import Child
 from txtableflip._handover.manifest import Entry, Key
 from txtableflip._handover.messages import Hello, Manifest, encode
-from txtableflip._handover.parent import receiveManifest, takeChannel
+from txtableflip._handover.parent import receiveManifest
+from txtableflip._launch.command import Command, successorCommand
 from txtableflip._launch.envfile import readEnvironment
-from txtableflip._launch.pidfile import PidFile
-from txtableflip._launch.relaunch import (
-    CHANNEL_VARIABLE,
-    Command,
-    keepInForeground,
-    successorCommand,
-    successorEnvironment,
-)
-from txtableflip._launch.stale import removeStale
+from txtableflip._launch.origin import CHANNEL_VARIABLE, recordChannel
+from txtableflip._launch.pidfile import PidFile, removeStale
+from txtableflip._launch.twistd import keepInForeground
 from txtableflip._sockets import unixpaths
 from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
 from txtableflip._sockets.inventory import Descriptor, HeldDescriptor, Inventory, identify
@@ -403,7 +398,7 @@ def test_any_value_of_the_variable_names_a_socket_or_is_not_believed(value):
     A forged variable, whatever it says, is taken away and raises nothing.
     """
     environment = {CHANNEL_VARIABLE: value}
-    found = takeChannel(environment)
+    found = recordChannel(environment)
     assert environment == {}
     assert found is None or stat.S_ISSOCK(os.fstat(found).st_mode)
 
@@ -442,7 +437,7 @@ def test_any_file_is_an_environment_or_an_error_that_says_the_line(file, content
         assert re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)
         assert b"\0" not in os.fsencode(value)
     command = Command("/bin/x", (), "/", str(file))
-    assert successorEnvironment({}, command) == {**found, "PWD": "/", CHANNEL_VARIABLE: "3"}
+    assert command.environment({}) == {**found, "PWD": "/", CHANNEL_VARIABLE: "3"}
 
 
 @pytest.mark.parametrize("forged", ["environment", "file"])
@@ -452,7 +447,7 @@ def test_neither_the_environment_nor_its_file_names_the_channel_of_a_successor(f
     """
     file.write_text(f"{CHANNEL_VARIABLE}=9\n" if forged == "file" else "")
     ours = {CHANNEL_VARIABLE: "9"} if forged == "environment" else {}
-    given_ = successorEnvironment(ours, Command("/bin/x", (), "/", str(file)))
+    given_ = Command("/bin/x", (), "/", str(file)).environment(ours)
     assert given_[CHANNEL_VARIABLE] == "3"
 
 
@@ -653,7 +648,7 @@ def test_what_is_no_pid_file_of_ours_is_left_alone_and_not_waited_for(tmp_path, 
     PLANTED[planted](path)
     before = {name: status(tmp_path / name) for name in os.listdir(tmp_path)}
     with inTime(), nothingLeaks():
-        PidFile(str(path)).leave()
+        PidFile(str(path)).remove()
         with suppress(PidFileError):
             removeStale(str(path))
     assert {name: status(tmp_path / name) for name in os.listdir(tmp_path)} == before
@@ -677,7 +672,7 @@ def test_what_is_planted_beside_the_pid_file_is_not_written_to(tmp_path, planted
             before = contents(tmp_path)
             with pytest.raises(PidFileError):
                 pidFile.prepare()
-            pidFile.leave()
+            pidFile.remove()
             assert contents(tmp_path) == before
         else:
             pidFile.take()
@@ -735,7 +730,7 @@ def test_a_link_in_the_place_of_the_pid_file_is_replaced_and_not_followed(tmp_pa
         pidFile.take()
         assert not path.is_symlink()
         assert path.read_text() == str(os.getpid())
-        pidFile.leave()
+        pidFile.remove()
         assert os.listdir(tmp_path) == ["victim"]
         assert victim.read_text() == text
 
@@ -756,7 +751,7 @@ def test_a_foreign_pid_file_in_a_shared_directory_is_left_to_its_owner(shared, n
             with pytest.raises(PidFileError, match="Operation not permitted"):
                 pidFile.prepare()
         pidFile.take()
-        pidFile.leave()
+        pidFile.remove()
         removeStale(path)
     assert {key: value for key, value in contents(shared).items() if str(key) == name} == before
 
@@ -776,7 +771,7 @@ def test_a_pid_file_in_a_directory_of_somebody_else_is_an_error(shared, mode):
         with pytest.raises(PidFileError, match="Make its directory writable"):
             pidFile.prepare()
         pidFile.take()
-        pidFile.leave()
+        pidFile.remove()
         removeStale(pidFile.path)
     assert contents(shared) == before
 
@@ -786,8 +781,8 @@ def test_a_pid_file_in_a_directory_of_somebody_else_is_an_error(shared, mode):
     [
         ("a file", "contains non-numeric value"),
         ("a link", "contains non-numeric value"),
-        ("a directory", "is no regular file: remove it, or name another file"),
-        ("a pipe", "is no regular file: remove it, or name another file"),
+        ("a directory", "is not a regular file: remove it, or name another file"),
+        ("a pipe", "is not a regular file: remove it, or name another file"),
     ],
 )
 def test_a_service_does_not_start_on_what_is_no_pid_file(service, address, planted, reason):

@@ -394,7 +394,7 @@ def test_a_pid_file_that_cannot_be_written_is_a_named_error(tmp_path):
     with pytest.raises(PidFileError, match="directory writable"):
         pidFile.prepare()
     pidFile.take()
-    pidFile.leave()
+    pidFile.remove()
 
 
 def test_a_pid_file_is_removed_by_the_process_it_names_only(tmp_path):
@@ -406,10 +406,10 @@ def test_a_pid_file_is_removed_by_the_process_it_names_only(tmp_path):
     path.write_text("1")
     pidFile = PidFile(str(path))
     pidFile.prepare()
-    pidFile.leave()
+    pidFile.remove()
     assert path.read_text() == "1"
     assert list(tmp_path.iterdir()) == [path]
     pidFile = PidFile(str(path))
     pidFile.take()
-    pidFile.leave()
+    pidFile.remove()
     assert not path.exists()

@@ -30,12 +30,12 @@ from txtableflip import Upgrader, UpgradeService, _lifecycle
 from txtableflip._draining.connections import CountedTCPServer
 from txtableflip._handover.channel import Channel, MessageReceiver
 from txtableflip._handover.spawned import Spawned
-from txtableflip._launch.logfile import observer
 from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.ports import _ListeningPort
 from txtableflip._sockets.unixport import CountedUNIXServer, UNIXPort
 from txtableflip.endpoints import TableflipStringParser
 from txtableflip.interfaces import IUpgrader
+from txtableflip.log import observer
 from txtableflip.tap import Host
 from txtableflip.testing import FakeUpgrader
 

@@ -12,8 +12,9 @@ import pytest
 from txtableflip._handover import parent
 from txtableflip._handover.manifest import Entry, Identity, Key
 from txtableflip._handover.messages import MAX_FRAME, Commit, Manifest, encode
-from txtableflip._handover.parent import _distrust, receiveManifest, takeChannel
-from txtableflip._launch.relaunch import CHANNEL_VARIABLE
+from txtableflip._handover.parent import _distrust, receiveManifest
+from txtableflip._launch.origin import CHANNEL_VARIABLE
+from txtableflip._launch.origin import recordChannel as takeChannel
 from txtableflip._sockets.inventory import identify
 from txtableflip.errors import ChannelError
 
@@ -149,15 +150,14 @@ def test_root_is_trusted_by_everybody():
             os.seteuid(0)
 
 
-def test_a_forged_channel_makes_a_first_generation(monkeypatch):
+def test_a_forged_channel_makes_a_first_generation():
     """
     A process with a channel that it does not trust goes on without a parent,
     and closes it.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         copy = os.dup(sock.fileno())
-    monkeypatch.setattr(parent, "_channel", copy)
-    assert parent.findParent() is None
+    assert parent.findParent(copy) is None
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(copy)
 

@@ -4,22 +4,22 @@ The command, the directory and the environment of the next generation.
 
 import getopt
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from processes import DEADLINE
+from twisted.application.app import ApplicationRunner
 from twisted.scripts._twistd_unix import ServerOptions
 
-from txtableflip._launch.relaunch import (
-    CHANNEL_VARIABLE,
-    Command,
-    inDirectory,
-    keepInForeground,
-    recordDirectory,
-    successorEnvironment,
-)
+from txtableflip._launch import origin
+from txtableflip._launch.chosen import findLauncher
+from txtableflip._launch.command import Command
+from txtableflip._launch.origin import CHANNEL_VARIABLE, recordDirectory
+from txtableflip._launch.twistd import Twistd, keepInForeground
 
 FOREGROUND = ["--nodaemon", "--pidfile=", "--originalname"]
 OPTIONS = ServerOptions()
@@ -173,7 +173,7 @@ def test_what_systemd_says_to_one_process_is_not_passed_on():
     """
     ours = dict.fromkeys(("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"), "1")
     ours |= {"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "5", "PWD": "/old"}
-    assert successorEnvironment(ours, Command("/bin/x", (), "/new")) == {
+    assert Command("/bin/x", (), "/new").environment(ours) == {
         "NOTIFY_SOCKET": "/run/n",
         "WATCHDOG_USEC": "5",
         "PWD": "/new",
@@ -187,7 +187,7 @@ def test_where_we_are_already_needs_no_detour(tmp_path, monkeypatch):
     """
     monkeypatch.chdir(tmp_path)
     command = Command("/bin/x", ("a", "b"), str(tmp_path))
-    assert inDirectory(command) == ["/bin/x", "a", "b"]
+    assert command.argv() == ["/bin/x", "a", "b"]
 
 
 def test_elsewhere_is_reached_through_an_interpreter(tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_elsewhere_is_reached_through_an_interpreter(tmp_path, monkeypatch):
     show = "import json, os, sys; print(json.dumps([os.getcwd(), sys.argv[1:]]))"
     arguments = ("-c", show, "a b", "--", "-c", "é", "")
     command = Command(sys.executable, arguments, str(tmp_path))
-    done = subprocess.run(inDirectory(command), capture_output=True, text=True, check=True)
+    done = subprocess.run(command.argv(), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [str(tmp_path), list(arguments[2:])]
 
 
@@ -209,7 +209,117 @@ def test_a_directory_that_is_gone_is_an_error_of_the_child(tmp_path, monkeypatch
     """
     monkeypatch.chdir("/")
     command = Command(sys.executable, ("-c", "print('ran')"), str(tmp_path / "gone"))
-    done = subprocess.run(inDirectory(command), capture_output=True, text=True, check=False)
+    done = subprocess.run(command.argv(), capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stdout == ""
     assert str(tmp_path / "gone") in done.stderr
+
+
+# -- the channel, and the launcher
+
+
+def test_the_channel_is_taken_once(monkeypatch):
+    """
+    Whoever asks first gets the number, and nobody can take it for another
+    channel's later.
+    """
+    monkeypatch.setattr(origin, "_channel", 3)
+    assert origin.takeChannel() == 3
+    assert origin.takeChannel() is None
+
+
+class Runner(ApplicationRunner):
+    """
+    What is on the stack while twistd runs, and does nothing but that.
+    """
+
+    def __init__(self, config):
+        self.config = config
+
+    def run(self, do):
+        return do()
+
+
+@pytest.fixture
+def unknown():
+    """
+    Nobody has found yet what started this process.
+    """
+    findLauncher.cache_clear()
+    yield
+    findLauncher.cache_clear()
+
+
+def test_a_program_is_started_again_as_it_was(unknown, monkeypatch):
+    """
+    Where there is no twistd, the arguments stay, and there is no pid file.
+    """
+    monkeypatch.setattr("txtableflip._launch.launcher.ARGUMENTS", ("-X", "dev", "app.py", "-n"))
+    launcher = findLauncher()
+    assert not isinstance(launcher, Twistd)
+    command = launcher.command(None, "env")
+    assert command.arguments == ("-X", "dev", "app.py", "-n")
+    assert command.envFile == os.path.join(origin.DIRECTORY, "env")
+    assert launcher.takePidFile() is None
+
+
+def test_another_command_is_taken_as_it_stands(unknown):
+    """
+    What the user has given in the place of ours is not changed, under twistd
+    either; its program is looked up now.
+    """
+    given_ = ["sh", "-c", "twistd web"]
+    runner = Runner({})
+    for launcher in (findLauncher(), Twistd(runner)):
+        command = launcher.command(given_, None)
+        assert os.path.isabs(command.executable)
+        assert command.arguments == ("-c", "twistd web")
+
+
+def test_twistd_is_found_once_and_its_pid_file_taken(unknown, monkeypatch):
+    """
+    What has been found while twistd's runner is on the stack stays, so that it
+    may be asked from anywhere; and twistd removes no pid file any more.
+    """
+    monkeypatch.setattr("txtableflip._launch.twistd.ARGUMENTS", ("-X", "dev", "twistd", "web"))
+    monkeypatch.setattr("txtableflip._launch.twistd.PROGRAM_ARGUMENTS", ("web",))
+    runner = Runner({"pidfile": "web.pid"})
+    found = runner.run(findLauncher)
+    assert isinstance(found, Twistd)
+    assert findLauncher() is found
+    arguments = found.command(None, None).arguments
+    assert arguments[:3] == ("-X", "dev", "twistd")
+    assert list(arguments[3:]) == keepInForeground(["web"])
+    assert (found.takePidFile(), found.takePidFile()) == ("web.pid", None)
+    assert runner.config["pidfile"] == ""
+
+
+def test_arguments_that_somebody_has_changed_are_left_alone(monkeypatch):
+    """
+    Where sys.argv is not the end of what the interpreter was started with, nobody
+    knows which of it is twistd's.
+    """
+    monkeypatch.setattr("txtableflip._launch.twistd.ARGUMENTS", ("run.py", "web"))
+    monkeypatch.setattr("txtableflip._launch.twistd.PROGRAM_ARGUMENTS", ("-n", "web"))
+    assert Twistd(Runner({})).command(None, None).arguments == ("run.py", "web")
+
+
+def test_a_log_that_blocks_does_not_keep_a_process_from_being_killed():
+    """
+    The watchdog ends a process with its status, also if the last entry in the
+    log cannot be written, as when what hangs holds the lock of the log file.
+    """
+    program = (
+        "import threading\n"
+        "from twisted.logger import globalLogBeginner\n"
+        "from txtableflip._launch import watchdog\n"
+        "lock = threading.Lock()\n"
+        "lock.acquire()\n"
+        "stuck = lambda event: lock.acquire()\n"
+        "globalLogBeginner.beginLoggingTo([stuck], redirectStandardIO=False)\n"
+        "watchdog.LOG_TIMEOUT = 0.1\n"
+        "watchdog.endIn(0.1, 7)\n"
+        "lock.acquire()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=DEADLINE, check=False)
+    assert done.returncode == 7

@@ -34,7 +34,6 @@ module may import everything.
 
 
 STILL_TO_TURN = {
-    ("_handover.parent", "_launch.relaunch"),
     ("_sockets.ports", "_launch.logfile"),
 }
 """

@@ -308,7 +308,7 @@ NOT_FOUND = (
 )
 NO_FILE = "there is no such file in {here}"
 NOTHING = "it has none of application, service, makeService: add one, or write module:attribute"
-NOT_RUN = "is no service, no Application, and no function that returns one"
+NOT_RUN = "is not a service, an Application or a function that returns one"
 NEEDING = "a function is called without arguments, and this one has missing a required argument"
 ERRORS = {
     "": MISSING,
@@ -421,7 +421,7 @@ def test_a_signal_has_a_name(name):
     """
     What is no name of a signal is refused, with the names to use.
     """
-    expected = f"{name!r} is no signal: use HUP, USR2 or another name of signal(7)"
+    expected = f"{name!r} is not a signal: use HUP, USR2 or another name of signal(7)"
     assert refusal("--signal", name) == expected
 
 

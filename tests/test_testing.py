@@ -28,7 +28,7 @@ from txtableflip import (
     UpgradeService,
 )
 from txtableflip.interfaces import IUpgrader
-from txtableflip.service import PATIENCE
+from txtableflip.service import REMINDER_AFTER
 from txtableflip.testing import FakeUpgrader
 
 
@@ -341,7 +341,7 @@ def test_an_endpoint_that_never_listens_is_named(monkeypatch):
         UpgradeService, "_log", Logger(observer=lambda event: heard.append(formatEvent(event)))
     )
     reactor.run()
-    reactor.advance(PATIENCE - 1)
+    reactor.advance(REMINDER_AFTER - 1)
     assert heard == []
     reactor.advance(1)
     assert heard == [f"not ready after 10.0 s: waiting for {forgotten!r} to listen"]

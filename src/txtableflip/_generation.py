@@ -19,13 +19,9 @@ from txtableflip._handover.nobody import NoChild, NoParent
 from txtableflip._handover.parent import Parent
 from txtableflip._journal import Journal, Left, ProcessLogger, Started, Starting
 from txtableflip._launch import watchdog
+from txtableflip._launch.command import Command
+from txtableflip._launch.origin import CHANNEL_DESCRIPTOR
 from txtableflip._launch.pidfile import PidFile
-from txtableflip._launch.relaunch import (
-    CHANNEL_DESCRIPTOR,
-    Command,
-    inDirectory,
-    successorEnvironment,
-)
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._sockets.internet import foreignListeners
 from txtableflip._sockets.inventory import Inventory
@@ -112,7 +108,7 @@ class Generation:
         """
         self.ports.forgetAll()
         if self._pidFile is not None:
-            self._pidFile.leave()
+            self._pidFile.remove()
         self._journal.tell(Left)
 
     # -- txtableflip._lifecycle.Steps
@@ -128,8 +124,8 @@ class Generation:
         )
         child = self.child = Child(self._reactor, self._lifecycle)
         try:
-            environment = successorEnvironment(os.environ, command)
-            child.start(inDirectory(command), environment, CHANNEL_DESCRIPTOR, self.signals)
+            environment = command.environment(os.environ)
+            child.start(command.argv(), environment, CHANNEL_DESCRIPTOR, self.signals)
             child.sendManifest(manifest, self.inventory.descriptors())
         except Exception as error:
             child.abandon()

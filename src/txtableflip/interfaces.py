@@ -194,7 +194,7 @@ class IUpgrader(Interface):
         a signal that nobody has handled goes on to end the process.
 
         @param name: the signal's, with or without C{SIG}: C{"TERM"}.
-        @return: what listens for it: C{hasCome} says whether it has come, and
+        @return: what listens for it: C{wasReceived} says whether it has come, and
             C{again()} has it do what it did before.
         @raise ValueError: if there is none of that name.
         """

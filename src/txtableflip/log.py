@@ -5,6 +5,19 @@ The name L{observer} is in the command lines of successors (C{--logger=}), and s
 it is part of what one release says to another: it stays for ever.
 """
 
-from txtableflip._launch.logfile import observer
+from __future__ import annotations
+
+from twisted.logger import ILogObserver
+
+from txtableflip._launch.chosen import findLauncher
 
 __all__ = ["observer"]
+
+
+def observer() -> ILogObserver:
+    """
+    The value of C{--logger}: make the log observer that twistd would have made
+    (the application's; else C{--logfile}, C{twistd.log}, or standard output),
+    with a file that is shared.
+    """
+    return findLauncher().observer()

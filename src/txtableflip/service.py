@@ -1,6 +1,6 @@
 """
 Upgrades as a service: the operator's signal redeploys, the process says by
-itself when it is ready, and leaves by itself when it has been replaced.
+itself when it is ready, and exits by itself when it has been replaced.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.internet.error import ReactorNotRunning
 
 from txtableflip._journal import ProcessLogger
-from txtableflip._launch import twistd
-from txtableflip._launch.logfile import shareTwistdLog
-from txtableflip._launch.preflight import findObstacles
+from txtableflip._launch.chosen import findLauncher
 from txtableflip._launch.signals import blockSignal
 from txtableflip.errors import PidFileError
+from txtableflip.interfaces import Reactor
 from txtableflip.upgrader import Upgrader, checkTimeout, currentUpgrader
 
 DRAIN_TIMEOUT = 30.0
@@ -37,13 +36,13 @@ STOP_SIGNAL = "TERM"
 The signal that stops the service when it has finished what is open.
 """
 
-PATIENCE = 10.0
+REMINDER_AFTER = 10.0
 """
 After how long to say what is waited for before this process is ready, in
 seconds.
 """
 
-EXIT_GRACE = 0.9
+WATCHDOG_GRACE = 0.9
 """
 How much longer than the drain timeout a process may take to end, in seconds.
 """
@@ -100,7 +99,7 @@ class UpgradeService(Service):
         """
         super().startService()
         self.upgrader.redeployOn(self.signal)
-        self.upgrader.whenExiting().addCallback(self._leave)
+        self.upgrader.whenExiting().addCallback(self._drainAndStop)
         self.upgrader.reactor.callWhenRunning(self._announce)
         self._stop = self.upgrader.stopOn(STOP_SIGNAL)
 
@@ -108,11 +107,12 @@ class UpgradeService(Service):
         """
         The reactor runs: say ready, as soon as everything listens.
         """
-        shareTwistdLog()
-        pidFile = twistd.takePidFile()
+        launcher = findLauncher()
+        launcher.shareLog()
+        pidFile = launcher.takePidFile()
         if pidFile is not None:
             self._generation.suggestPidFile(pidFile)
-        reminder = self.upgrader.reactor.callLater(PATIENCE, self._remind)
+        reminder = self.upgrader.reactor.callLater(REMINDER_AFTER, self._remind)
         listening = self.upgrader.whenListening()
         listening.addBoth(_cancelling(reminder))
         listening.addCallbacks(lambda ignored: self._sayReady(), self._notListening)
@@ -125,7 +125,7 @@ class UpgradeService(Service):
         """
         self._log.warn(
             "not ready after {seconds} s: waiting for {pending} to listen",
-            seconds=PATIENCE,
+            seconds=REMINDER_AFTER,
             pending=", ".join(self._readiness.pending()) or "an endpoint",
         )
 
@@ -140,8 +140,7 @@ class UpgradeService(Service):
         self.upgrader.ready().addErrback(self._notServing)
 
     def _warnOfObstacles(self) -> None:
-        config = twistd.configuration()
-        found = findObstacles(config, self._readiness.descriptions)
+        found = findLauncher().obstacles(self._readiness.descriptions)
         if found:
             self._log.warn(
                 "upgrades will fail, because user {user} may not {obstacles}",
@@ -165,13 +164,13 @@ class UpgradeService(Service):
                 "serving, and not to be upgraded: {reason}", reason=failure.getErrorMessage()
             )
             return
-        self._log.critical("leaving: {reason}", reason=failure.getErrorMessage())
+        self._log.critical("exiting: {reason}", reason=failure.getErrorMessage())
         self._stopReactor()
 
     @inlineCallbacks
-    def _leave(self, ignored: None) -> Any:
+    def _drainAndStop(self, ignored: None) -> Any:
         if not self._exit.isShuttingDown:
-            self._exit.endIn(self.drainTimeout + EXIT_GRACE)
+            self._exit.endIn(self.drainTimeout + WATCHDOG_GRACE)
             try:
                 yield self.upgrader.drain(self.drainTimeout)
             except Exception:  # noqa: BLE001 - the process has to end in any case
@@ -179,7 +178,7 @@ class UpgradeService(Service):
             self._stopReactor()
 
     def _stopReactor(self) -> None:
-        if self._stop.hasCome:
+        if self._stop.wasReceived:
             # For the status by which whoever sent the signal knows its end.
             self._stop.again()
             return
@@ -201,11 +200,11 @@ def _cancelling(call: Any) -> Callable[[Any], Any]:
     return callback
 
 
-def automaticUpgrader(reactor: Any) -> Upgrader:
+def automaticUpgrader(reactor: Reactor) -> Upgrader:
     """
     @return: the L{Upgrader} of this process.  If there was none, it has been
         made, and an L{UpgradeService} will run it, unless the application adds
-        its own until the reactor runs.
+        its own before the reactor runs.
     @raise NotSupported: if there can be no upgrades here.
     """
     upgrader = currentUpgrader()

@@ -10,19 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import IProcess, IService, MultiService
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
 
+from txtableflip._journal import ProcessLogger
 from txtableflip._launch.application import ApplicationError, findApplication
 from txtableflip._launch.envfile import readEnvironment
+from txtableflip._launch.pidfile import removeStale
 from txtableflip._launch.signals import redeploySignal
-from txtableflip._launch.stale import removeStale
+from txtableflip._launch.twistd import OBSERVER
 from txtableflip.errors import NotSupported, PidFileError
 from txtableflip.service import DRAIN_TIMEOUT, REDEPLOY_SIGNAL, UpgradeService
 from txtableflip.upgrader import UPGRADE_TIMEOUT, Upgrader, checkTimeout
 
-_log = Logger()
+_log = ProcessLogger()
 
 
 def _seconds(value: str) -> float:
@@ -136,7 +138,7 @@ class Options(usage.Options):
             except PidFileError as error:
                 raise usage.UsageError(str(error)) from error
         if not (twistd.get("logger") or twistd.get("syslog")):
-            twistd["logger"] = "txtableflip.log.observer"
+            twistd["logger"] = OBSERVER
 
     def _makeUpgrader(self) -> Upgrader | None:
         """
@@ -153,7 +155,7 @@ class Options(usage.Options):
                 envFile=self.envFile,
             )
         except NotSupported as error:
-            _log.warn("there will be no upgrades: {error}", error=error)
+            _log.warn("there will be no upgrades: {error}", error=str(error))
             return None
 
 

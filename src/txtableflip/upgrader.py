@@ -17,7 +17,8 @@ from txtableflip import _lifecycle
 from txtableflip._draining.connections import OpenConnection
 from txtableflip._generation import Exit, Generation
 from txtableflip._handover.parent import findParent
-from txtableflip._launch.relaunch import successorCommand
+from txtableflip._launch import origin
+from txtableflip._launch.chosen import findLauncher
 from txtableflip._launch.signals import StopHandler, redeployOn, stopOn
 from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
 from txtableflip._sockets.inventory import Changes
@@ -82,10 +83,10 @@ class Upgrader:
                 "this process has an Upgrader: make yours before the first tableflip: "
                 "endpoint string, or pass the one there is (txtableflip.currentUpgrader())"
             )
-        parent = findParent()
+        parent = findParent(origin.takeChannel())
         generation = Generation(
             *(reactor, parent, upgradeTimeout, pidFile),
-            lambda: successorCommand(command, envFile),
+            lambda: findLauncher().command(command, envFile),
         )
         self._begin(reactor, generation, hasParent=parent is not None)
         generation.connect(self._lifecycle)

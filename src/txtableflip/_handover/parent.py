@@ -7,12 +7,10 @@ from __future__ import annotations
 import os
 import select
 import socket
-import stat
 import struct
 import sys
 import time
 import traceback
-from collections.abc import MutableMapping
 from types import TracebackType
 from typing import Any
 
@@ -32,7 +30,6 @@ from txtableflip._handover.messages import (
     decode,
 )
 from txtableflip._journal import Hearing, Journal, Peer, ProcessLogger
-from txtableflip._launch.relaunch import CHANNEL_VARIABLE
 from txtableflip._lifecycle import Lifecycle
 from txtableflip.errors import ChannelError
 
@@ -56,46 +53,13 @@ _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _log = ProcessLogger()
 
 
-def takeChannel(environment: MutableMapping[str, str]) -> int | None:
+def findParent(fileno: int | None) -> Parent | None:
     """
-    Take the number of the channel's descriptor out of the environment, so that
-    no process which this one starts can mistake it for its own; and keep the
-    descriptor itself from them.
-
-    @return: the number, if there is one and it names a stream socket of this
-        machine's.
-    """
-    value = environment.pop(CHANNEL_VARIABLE, None)
-    if value is None:
-        return None
-    try:
-        fileno = int(value)
-        isSocket = stat.S_ISSOCK(os.fstat(fileno).st_mode)
-        if isSocket:
-            os.set_inheritable(fileno, False)
-    except (ValueError, OverflowError, OSError):
-        isSocket = False
-    if not isSocket:
-        _log.warn(
-            "{name}={value} names no socket: going on as a first generation",
-            name=CHANNEL_VARIABLE,
-            value=value,
-        )
-        return None
-    return fileno
-
-
-_channel = takeChannel(os.environ)
-
-
-def findParent() -> Parent | None:
-    """
+    @param fileno: the number of the channel's descriptor, if there is one.
     @return: the parent, with what it has sent; or C{None} if this process was
         not started by one.
     @raise ChannelError: if it was, and cannot use what the parent sent.
     """
-    global _channel
-    fileno, _channel = _channel, None
     if fileno is None:
         return None
     sock = socket.socket(fileno=fileno)

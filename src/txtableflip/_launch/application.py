@@ -141,7 +141,7 @@ def _call(name: str, value: Any) -> object:
         value = value()
     if IService(value, None) is None:
         raise ApplicationError(
-            f"--app {name}: {value!r} is no service, no Application, and no function that "
+            f"--app {name}: {value!r} is not a service, an Application or a function that "
             f"returns one"
         )
     return value

@@ -7,18 +7,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python import threadable
 from twisted.python.logfile import LogFile
-
-from txtableflip._launch.relaunch import DIRECTORY
-from txtableflip._launch.twistd import findRunner
 
 
 class SharedLogFile(LogFile):
@@ -105,28 +100,6 @@ def appendOnly(fileno: int) -> None:
     fcntl.fcntl(fileno, fcntl.F_SETFL, fcntl.fcntl(fileno, fcntl.F_GETFL) | os.O_APPEND)
 
 
-def shareTwistdLog() -> None:
-    """
-    Let a successor write to the log that twistd has opened by itself for this
-    process.
-    """
-    runner = findRunner()
-    if runner is None:
-        return
-    # The name is as twistd found it, which may have gone elsewhere since.
-    path = os.path.join(DIRECTORY, runner.config.get("logfile") or "twistd.log")
-    if not os.path.isfile(path):
-        return
-    log = os.stat(path)
-    for name in os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"):
-        try:
-            if os.path.samestat(os.fstat(int(name)), log):
-                appendOnly(int(name))
-        except OSError:
-            # The descriptor by which the directory was read.
-            continue
-
-
 def shareAccessLog(factory: Any) -> None:
     """
     Let a successor write to the access log of a web site, too: Twisted's own
@@ -142,42 +115,3 @@ def shareAccessLog(factory: Any) -> None:
         if getattr(type(factory), "_openLogFile", None) is twisteds:
             factory._openLogFile = SharedLogFile.fromFullPath  # noqa: SLF001 - as above
         factory = getattr(factory, "wrappedFactory", None)
-
-
-def observer() -> ILogObserver:
-    """
-    The value of C{--logger}: make the log observer that twistd would have made
-    (the application's; else C{--logfile}, C{twistd.log}, or standard output),
-    with a file that is shared.
-    """
-    runner = findRunner()
-    application = getattr(runner, "application", None)
-    its = application.getComponent(ILogObserver) if application is not None else None
-    if its is not None:
-        observer: ILogObserver = its
-        return observer
-    config = runner.config if runner is not None else {"nodaemon": True}
-    path = config.get("logfile")
-    if path == "-" and not config["nodaemon"]:
-        sys.exit("Daemons cannot log to stdout, exiting!")
-    if path == "-" or (config["nodaemon"] and not path):
-        return textFileLogObserver(sys.stdout)
-    log = SharedLogFile.fromFullPath(path or "twistd.log")
-    _rotateOnSignal(log)
-    return textFileLogObserver(log)
-
-
-def _rotateOnSignal(log: SharedLogFile) -> None:
-    """
-    Rotate on SIGUSR1, as twistd does, unless the application uses that signal.
-    """
-
-    def rotate(number: int, frame: object) -> None:
-        # The reactor must not be chosen by an import.
-        from twisted.internet import reactor  # noqa: PLC0415
-
-        theReactor: Any = reactor
-        theReactor.callFromThread(log.rotate)
-
-    if not signal.getsignal(signal.SIGUSR1):
-        signal.signal(signal.SIGUSR1, rotate)

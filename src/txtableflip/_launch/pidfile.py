@@ -1,5 +1,10 @@
 """
-The file that tells the operator which process serves.
+The file that tells the operator which process serves; and one that has outlived
+its process.
+
+twistd takes any living process of that number for the one that wrote the file,
+and does not start.  Numbers are given again: after a crash, in a container,
+soon and to much the same processes.
 """
 
 from __future__ import annotations
@@ -7,10 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from contextlib import suppress
+from pathlib import Path
 
-from twisted.logger import Logger
-
+from txtableflip._journal import ProcessLogger
 from txtableflip.errors import PidFileError
 
 _LONGEST = 32
@@ -24,17 +30,24 @@ Whatever the umask is, nobody else may write: who does, says whom the operator's
 signals reach.
 """
 
+_RESOLUTION = 0.02
+"""
+How exactly the start of a process is known, in seconds.
+"""
+
+_log = ProcessLogger()
+
 
 def readPid(path: str) -> bytes:
     """
     @return: what a pid file says.
-    @raise OSError: if it cannot be read, or is no file but a directory, or a
-        pipe, which would have us wait for somebody to write.
+    @raise OSError: if it cannot be read, or is a directory, or a pipe,
+        which would have us wait for somebody to write.
     """
     fileno = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         if not stat.S_ISREG(os.fstat(fileno).st_mode):
-            raise OSError(errno.EINVAL, "It is no regular file", path)
+            raise OSError(errno.EINVAL, "It is not a regular file", path)
         return os.read(fileno, _LONGEST).strip()
     finally:
         os.close(fileno)
@@ -46,8 +59,6 @@ class PidFile:
     renamed by the process that has taken over, so that it is never missing,
     never empty, and never names a process that does not serve.
     """
-
-    _log = Logger()
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
@@ -87,9 +98,9 @@ class PidFile:
             self._isPrepared = False
             os.rename(self._sibling, self.path)
         except (OSError, PidFileError) as error:
-            self._log.error("cannot take over the pid file: {error}", error=error)
+            _log.error("cannot take over the pid file: {error}", error=str(error))
 
-    def leave(self) -> None:
+    def remove(self) -> None:
         """
         Remove the file if it names this process, and what L{prepare} made.
         """
@@ -101,4 +112,45 @@ class PidFile:
         except FileNotFoundError:
             pass
         except OSError as error:
-            self._log.error("cannot remove the pid file: {error}", error=error)
+            _log.error("cannot remove the pid file: {error}", error=str(error))
+
+
+def removeStale(path: str) -> None:
+    """
+    Remove a pid file if the process that it names began after the file was
+    written, and so cannot have written it; or is this one.  A file that does not
+    name a process, twistd removes by itself.
+
+    @raise PidFileError: if there is something that is not a file, which twistd
+        would try to read all the same; at a named pipe it would wait for ever.
+    """
+    file = Path(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise PidFileError(
+            f"the pid file {path} is not a regular file: remove it, or name another file"
+        )
+    try:
+        owner = int(readPid(path))
+        written = file.stat().st_mtime
+        if owner != os.getpid() and startOf(owner) <= written + _RESOLUTION:
+            return
+        file.unlink()
+    except (OSError, ValueError):
+        # There is none, or we cannot tell: twistd says what it thinks of it.
+        return
+    _log.warn(
+        "removed the stale pid file {path}: process {owner} is younger than the file",
+        path=path,
+        owner=owner,
+    )
+
+
+def startOf(pid: int) -> float:
+    """
+    @return: when a process began, as L{time.time} tells it (proc_pid_stat(5)).
+    @raise OSError: if there is no such process, or it cannot be told.
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    sinceBoot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - sinceBoot
+    return time.time() - age

@@ -11,37 +11,34 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from txtableflip._launch.relaunch import DIRECTORY
+from txtableflip._launch.origin import DIRECTORY
 
 _KEY = re.compile(
     r"(?:^|:)(?:privateKey|certKey|extraCertChain|dhParameters)=((?:\\.|[^:\\])*)"
 )
 
 
-def findObstacles(config: Mapping[str, Any], descriptions: Iterable[str]) -> list[str]:
+def findObstacles(descriptions: Iterable[str], logFile: str | None = None) -> list[str]:
     """
-    @param config: the options of twistd, if there is one.
     @param descriptions: the endpoint strings of this process.
+    @param logFile: the path of a file that the next version will write to, if it
+        is there.
     @return: what this user may not do, in words.
     """
     return [
         f"{what} {path}"
-        for what, path, mode in _needed(config, descriptions)
+        for what, path, mode in _needed(descriptions, logFile)
         if not os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
     ]
 
 
-def _needed(
-    config: Mapping[str, Any], descriptions: Iterable[str]
-) -> Iterator[tuple[str, str, int]]:
+def _needed(descriptions: Iterable[str], logFile: str | None) -> Iterator[tuple[str, str, int]]:
     yield "run the interpreter", sys.executable, os.X_OK
     yield "enter the directory", DIRECTORY, os.X_OK
-    log = os.path.join(DIRECTORY, config.get("logfile") or "twistd.log")
-    if os.path.isfile(log):
-        yield "write to the log file", log, os.W_OK
+    if logFile is not None and os.path.isfile(logFile):
+        yield "write to the log file", logFile, os.W_OK
     for description in descriptions:
         for found in _KEY.findall(description):
             path = os.path.join(DIRECTORY, re.sub(r"\\(.)", r"\1", found))

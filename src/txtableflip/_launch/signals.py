@@ -38,7 +38,9 @@ def signalNumber(name: str) -> int:
     full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
     number = getattr(signal, full, None)
     if not isinstance(number, signal.Signals):
-        raise ValueError(f"{name!r} is no signal: use HUP, USR2 or another name of signal(7)")
+        raise ValueError(
+            f"{name!r} is not a signal: use HUP, USR2 or another name of signal(7)"
+        )
     if full in _TAKEN:
         raise ValueError(f"{full} has a meaning of its own: use HUP, USR2 or another signal")
     return number
@@ -74,10 +76,10 @@ class SignalHandler:
         Begin to listen, also to a signal that has come while this process was
         starting: the parent made it wait.
         """
-        self._previous = signal.signal(self.number, lambda number, frame: self.come())
+        self._previous = signal.signal(self.number, lambda number, frame: self.received())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [self.number])
 
-    def come(self) -> None:
+    def received(self) -> None:
         """
         The signal has come.
         """
@@ -97,10 +99,10 @@ class StopHandler(SignalHandler):
     Calls a function when a signal comes for the first time.  After that, the
     signal does what it did before.
 
-    @ivar hasCome: whether it has come.
+    @ivar wasReceived: whether it has come.
     """
 
-    hasCome = False
+    wasReceived = False
 
     def install(self) -> None:
         """
@@ -110,14 +112,14 @@ class StopHandler(SignalHandler):
         if callable(signal.getsignal(self.number)):
             super().install()
 
-    def come(self) -> None:
+    def received(self) -> None:
         """
-        See L{SignalHandler.come}.
+        See L{SignalHandler.received}.
         """
-        if self.hasCome:
+        if self.wasReceived:
             self.again()
         else:
-            self.hasCome = True
+            self.wasReceived = True
             self._action()
 
     def again(self) -> None:

@@ -1,14 +1,65 @@
 """
 The twistd around this process, if there is one.
+
+Theory of twistd: what it does, in this order, and what we do about it.
+
+  1. It parses its options.  Each plugin is imported, ours too, which records how
+     this process was started (L{txtableflip._launch.origin}).  The options of the
+     subcommand C{tableflip} are complete before twistd's own are: their
+     C{postOptions} makes the L{Upgrader <txtableflip.Upgrader>}, which knows them,
+     before the application's first C{tableflip:} string would make one which does
+     not; loads the application; deletes a stale pid file, for twistd looks at that
+     next; and names our log observer in twistd's options, which twistd looks up
+     after that.
+  2. It makes its runner (L{ApplicationRunner}).  From here on it can be
+     found (L{txtableflip._launch.chosen}): in the main thread, on the stack, and
+     nowhere else.
+  3. The runner checks the pid file: it refuses to start if there is one that
+     names a process which lives.
+  4. It makes the application: C{makeService} of a subcommand, or the C{.tac} file.
+     There an application of which we know nothing yet makes its endpoints.
+  5. It opens the log, by the name in its options and in the directory that is
+     current: L{Twistd.observer}.
+  6. It becomes what the operator sees.  To change its name it starts itself once
+     more, and all that was inherited is lost, so a child has C{--originalname}.  It
+     becomes a daemon, for which its parent would think that it has died, so a child
+     has C{--nodaemon}.  It writes the pid file, which names the parent still, so a
+     child has C{--pidfile=} (L{keepInForeground}).
+  7. It starts the services, the privileged ones first, and becomes another user
+     in between.
+  8. It runs the reactor.  In its first turn the L{UpgradeService
+     <txtableflip.UpgradeService>} makes the log a shared one (L{Twistd.shareLog})
+     and takes the pid file away (L{Twistd.takePidFile}): it edits the runner's
+     options, in which twistd will look when it ends.
+  9. It removes the pid file that these options name, whatever that says.
 """
 
 from __future__ import annotations
 
+import getopt
+import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.application.app import ApplicationRunner
+from twisted.logger import ILogObserver, textFileLogObserver
+from twisted.python.components import Componentized
+
+from txtableflip._launch.launcher import Launcher
+from txtableflip._launch.logfile import SharedLogFile, appendOnly
+from txtableflip._launch.origin import ARGUMENTS, DIRECTORY, PROGRAM_ARGUMENTS
+from txtableflip._launch.preflight import findObstacles
+
+OBSERVER = "txtableflip.log.observer"
+"""
+The value of C{--logger} by which twistd makes a log that is shared.  It is in the
+command lines of successors, and never changes.
+"""
+
+_FOREGROUND = ("--nodaemon", "--pidfile=", "--originalname")
 
 
 def findRunner() -> Any:
@@ -25,25 +76,127 @@ def findRunner() -> Any:
     return None
 
 
-def configuration() -> Mapping[str, Any]:
+class Twistd(Launcher):
     """
-    @return: twistd's options, or none.
+    twistd, as it runs.
     """
-    runner = findRunner()
-    config: Mapping[str, Any] = runner.config if runner is not None else {}
-    return config
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+
+    def arguments(self) -> Sequence[str]:
+        own = len(ARGUMENTS) - len(PROGRAM_ARGUMENTS)
+        if ARGUMENTS[own:] != PROGRAM_ARGUMENTS:
+            return ARGUMENTS
+        return [*ARGUMENTS[:own], *keepInForeground(PROGRAM_ARGUMENTS)]
+
+    def takePidFile(self) -> str | None:
+        # twistd would remove whatever is there when it ends, and that may be the
+        # successor's by then.
+        path: str | None = self._runner.config.get("pidfile")
+        self._runner.config["pidfile"] = ""
+        return path or None
+
+    def shareLog(self) -> None:
+        path = self._logPath()
+        if not os.path.isfile(path):
+            return
+        directory = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+        for fileno in os.listdir(directory):
+            # One is gone: that by which the directory was read.
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(int(fileno)), os.stat(path)):
+                    appendOnly(int(fileno))
+
+    def observer(self) -> ILogObserver:
+        # A .tac file may ask before the runner has its application.
+        application = getattr(self._runner, "application", Componentized())
+        its: ILogObserver | None = application.getComponent(ILogObserver)
+        if its is not None:
+            return its
+        config = self._runner.config
+        path = config.get("logfile")
+        if path == "-" and not config["nodaemon"]:
+            sys.exit("Daemons cannot log to stdout, exiting!")
+        if path == "-" or (config["nodaemon"] and not path):
+            return super().observer()
+        log = SharedLogFile.fromFullPath(path or "twistd.log")
+        _rotateOnSignal(log)
+        return textFileLogObserver(log)
+
+    def obstacles(self, descriptions: Iterable[str]) -> list[str]:
+        return findObstacles(descriptions, self._logPath())
+
+    def _logPath(self) -> str:
+        """
+        @return: where the log file is, if there is one.  twistd has found it by
+            this name, and may have gone elsewhere since.
+        """
+        return os.path.join(DIRECTORY, self._runner.config.get("logfile") or "twistd.log")
 
 
-def takePidFile() -> str | None:
+def _rotateOnSignal(log: SharedLogFile) -> None:
     """
-    Take the pid file out of twistd's hands: it would remove whatever is there
-    when it ends, and that may be the successor's by then.
+    Rotate on SIGUSR1, as twistd does, unless the application uses that signal.
+    """
 
-    @return: the path of the pid file, if twistd has one.
+    def rotate(number: int, frame: object) -> None:
+        # The reactor must not be chosen by an import.
+        from twisted.internet import reactor  # noqa: PLC0415
+
+        theReactor: Any = reactor
+        theReactor.callFromThread(log.rotate)
+
+    if not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, rotate)
+
+
+def keepInForeground(arguments: Sequence[str]) -> list[str]:
     """
-    runner = findRunner()
-    if runner is None:
-        return None
-    path: str | None = runner.config.get("pidfile")
-    runner.config["pidfile"] = ""
-    return path or None
+    Make twistd's arguments those of a child: it must not become a daemon,
+    which would look as if it had died; nor touch the pid file, which names its
+    parent; nor change its name, for which it would start itself once more and
+    lose the channel; nor write to the log file as if it were alone.  All that
+    is inserted behind the user's own options, because the last one counts.
+
+    @param arguments: what follows C{twistd} on the command line.
+    """
+    # Here, because it imports much, and only twistd's processes need it.
+    from twisted.scripts._twistd_unix import ServerOptions  # noqa: PLC0415
+
+    options = ServerOptions()
+
+    def parse(some: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+        return getopt.getopt(list(some), options.shortOpt, options.longOpt)
+
+    try:
+        given, rest = parse(arguments)
+    except getopt.GetoptError:
+        # twistd would not have started with these.
+        return list(arguments)
+    place = len(arguments) - len(rest)
+    if place and arguments[place - 1] == "--" and _isWhole(parse, arguments[: place - 1]):
+        place -= 1
+    before, after = arguments[:place], arguments[place:]
+    # Compared as twistd reads them: the first might be another option's value.
+    if given[-len(_FOREGROUND) :] == parse(_FOREGROUND)[0]:
+        return list(arguments)
+    names = {name for name, _ in given}
+    log = []
+    if not names & {"--logger", "--syslog"}:
+        log.append(f"--logger={OBSERVER}")
+        if not names & {"-n", "--nodaemon", "-b", "--debug", "-l", "--logfile"}:
+            log.append("--logfile=twistd.log")
+    return [*before, *log, *_FOREGROUND, *after]
+
+
+def _isWhole(parse: Callable[[Sequence[str]], object], some: Sequence[str]) -> bool:
+    """
+    @return: whether these options lack no value, so that C{--} after them is
+        the end of the options and not the value of the last one.
+    """
+    try:
+        parse(some)
+    except getopt.GetoptError:
+        return False
+    return True

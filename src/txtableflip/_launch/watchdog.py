@@ -9,9 +9,14 @@ import sys
 import threading
 import traceback
 
-from twisted.logger import Logger
+from txtableflip._journal import ProcessLogger
 
-_log = Logger()
+LOG_TIMEOUT = 1.0
+"""
+How long the last entry in the log may take, in seconds.
+"""
+
+_log = ProcessLogger()
 
 
 def endIn(seconds: float, exitStatus: int) -> None:
@@ -30,21 +35,27 @@ def endIn(seconds: float, exitStatus: int) -> None:
     except RuntimeError as error:
         # The successor may have been the last process that there could be.
         _log.error(
-            "nobody will end process {pid} if it does not end by itself: {error}",
-            pid=os.getpid(),
-            error=error,
+            "cannot start the exit watchdog; this process will not be killed if it hangs: "
+            "{error}",
+            error=str(error),
         )
 
 
 def _end(exitStatus: int) -> None:
     try:
-        _log.critical(
-            "process {pid} should have ended by now, and is ended. What held it: {held}",
-            pid=os.getpid(),
-            held="; ".join(whatRuns()),
-        )
+        # Whoever holds this process may hold a lock that a line in the log needs.
+        writer = threading.Thread(target=_sayWhatRuns, daemon=True)
+        writer.start()
+        writer.join(LOG_TIMEOUT)
     finally:
         os._exit(exitStatus)
+
+
+def _sayWhatRuns() -> None:
+    _log.critical(
+        "this process did not exit in time and is killed. Still running: {running}",
+        running="; ".join(whatRuns()),
+    )
 
 
 def whatRuns() -> list[str]:
