@@ -122,8 +122,9 @@ def test_a_process_drains_by_its_own_code_and_not_by_that_of_the_next_release(se
     address, wrap = site()["TCP"]
     with Connection(address, wrap) as client:
         assert client.get("first") == 1
-        (package / "_http.py").write_text("raise ImportError('of the next release')\n")
-        (package / "_websocket.py").unlink()
+        draining = package / "_draining"
+        (draining / "http1.py").write_text("raise ImportError('of the next release')\n")
+        (draining / "websocket.py").unlink()
         os.kill(service.pid, signal.SIGHUP)
         service.waitFor("draining: 1 open connections")
         assert client.get("second") == 1

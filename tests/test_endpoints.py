@@ -49,7 +49,7 @@ from zope.interface.verify import verifyObject
 
 from txtableflip import InvalidEndpoint, NotInheritable, _generation, currentUpgrader
 from txtableflip._draining.connections import Connections
-from txtableflip._draining.drain import LAST_WORDS, Outcome
+from txtableflip._draining.drain import LAST_BYTES_TIMEOUT, Outcome
 from txtableflip._handover.messages import Manifest
 from txtableflip._handover.parent import Parent
 from txtableflip._launch.relaunch import successorCommand
@@ -150,7 +150,8 @@ class Generation:
         """
         What L{Upgrader.endpoint} makes.
         """
-        return InheritableEndpoint(reactor, self.ports, Readiness(), description)
+        inheriting = InheritingReactor(reactor, self.ports)
+        return InheritableEndpoint(inheriting, Readiness(), description)
 
     def listen(self, description, factory=None):
         """
@@ -182,7 +183,7 @@ class Generation:
         await self.ports.stop()
         self.process.leave()
         for held in self.process.inventory.inherited.values():
-            held.open.close()
+            held.close()
 
 
 @pytest_twisted.async_yield_fixture
@@ -1338,7 +1339,7 @@ async def test_the_deadline_cuts_the_connections_that_are_left(
         began = reactor.seconds()
         outcome = await first.process.drain(0.05).addTimeout(DEADLINE, reactor)
         assert outcome == Outcome(finished=0, told=0, cut=2)
-        assert reactor.seconds() - began >= 0.05 + LAST_WORDS
+        assert reactor.seconds() - began >= 0.05 + LAST_BYTES_TIMEOUT
         assert first.factory.history == ["start", "stop"]
         assert len(first.process.connections) == 0
         assert await inThread(idle.recv, 1) == b""

@@ -72,7 +72,7 @@ def test_two_of_the_same_address_have_different_names(sockets):
     for ordinal in (0, 1, 2):
         assert inventory.nextKey("listener", "tcp", "127.0.0.1:80") == key(ordinal=ordinal)
         inventory.add(key(ordinal=ordinal), HeldDescriptor(sockets()))
-    inventory.remove(key(ordinal=1))
+    inventory.remove(key(ordinal=1), inventory.used[key(ordinal=1)])
     assert inventory.nextKey("listener", "tcp", "127.0.0.1:80") == key(ordinal=1)
     assert inventory.nextKey("listener", "tcp", "127.0.0.1:81") == key("127.0.0.1:81")
 
@@ -144,7 +144,7 @@ def test_a_number_that_the_application_closes_is_nothing_to_us(isAsked):
             os.dup2(other.fileno(), number)
         if isAsked:
             for name in names:
-                inventory.remove(name)
+                inventory.remove(name, inventory.used[name])
         assert inventory.entries() == ()
         assert inventory.descriptors() == inventory.names() == []
         del sock

@@ -16,14 +16,16 @@ from txtableflip._draining.drain import Drain, loadKnownProtocols
 from txtableflip._handover.child import Child
 from txtableflip._handover.messages import Manifest
 from txtableflip._handover.parent import Parent
+from txtableflip._journal import Journal
 from txtableflip._launch import watchdog
+from txtableflip._launch.logfile import shareAccessLog
 from txtableflip._launch.pidfile import PidFile
 from txtableflip._launch.relaunch import Command
 from txtableflip._lifecycle import Lifecycle
-from txtableflip._sockets.internet import foreignListeners
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
 from txtableflip._sockets.ports import Ports
+from txtableflip._sockets.uninherited import foreignListeners
 
 
 class Generation:
@@ -60,7 +62,11 @@ class Generation:
         self.inventory = Inventory()
         self.connections = Connections()
         self._pidFile = PidFile(pidFile) if pidFile else None
-        self.ports = Ports(reactor, self.inventory, self.connections, accepting=parent is None)
+        self.ports = Ports(
+            *(reactor, self.inventory, self.connections),
+            accepting=parent is None,
+            prepareFactory=shareAccessLog,
+        )
         self.fds = Fds(reactor, self.inventory, self.ports, self.connections)
         if parent is not None:
             manifest = parent.manifest
@@ -102,13 +108,15 @@ class Generation:
         sockets to the end, for nobody must think that they are free; otherwise
         clients should learn at once that nobody accepts.
         """
-        factories = self.ports.hold()
+        factories = self.ports.deferFactoryStop()
         if self.isReplaced:
-            self.fds.letGo()
+            self.fds.closeHandedOver()
         else:
             yield self.ports.stop()
             self.ports.forgetAll()
-        outcome = yield Drain(self._reactor, self.connections, timeout).run()
+        outcome = yield Drain(
+            self._reactor, self.connections, timeout, Journal(), self.isReplaced
+        ).run()
         if self.isReplaced:
             yield self.ports.stop()
         for factory in factories:

@@ -178,15 +178,16 @@ class Upgrader:
         """
         if drainTimeout is not None:
             checkTimeout("drainTimeout", drainTimeout)
-        return InheritableEndpoint(
-            self._reactor, self._process.ports, self._listens, description, drainTimeout
-        )
+        reactor = InheritingReactor(self._reactor, self._process.ports, drainTimeout)
+        return InheritableEndpoint(reactor, self._listens, description)
 
     def whenListening(self) -> Deferred[None]:
         """
         @return: a Deferred that fires when every endpoint that has been made
             (L{endpoint}, and C{tableflip:} strings) listens, or is not held by
-            anybody any more.  It fails as the first of them did that could not
+            anybody any more: that is noticed when Python frees it, so an
+            endpoint which somebody keeps, and never listens on, delays this for
+            ever (L{pending} names it).  It fails as the first of them did that could not
             listen.
         """
         return self._listens.whenSettled()

@@ -54,8 +54,7 @@ class FakeUpgrader(Upgrader):
         """
         See L{Upgrader.endpoint}.  What it makes listens on the given reactor.
         """
-        reactor: Any = self.reactor
-        return InheritableEndpoint(reactor, reactor, self._listens, description)
+        return InheritableEndpoint(_CountingReactor(self.reactor), self._listens, description)
 
     def hold(self, name: str) -> None:
         """
@@ -138,3 +137,19 @@ class _Recorder:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *arguments: self._steps.append(name)
+
+
+class _CountingReactor:
+    """
+    The reactor, seen through an object that counts how often something listens,
+    as an L{InheritingReactor <txtableflip._sockets.reactor.InheritingReactor>}
+    does.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self.listened = 0
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        self.listened += name.startswith("listen")
+        return getattr(self._reactor, name)
