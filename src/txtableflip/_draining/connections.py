@@ -234,7 +234,7 @@ class CountedTCPServer(CountedTransport, tcp.Server):
     Twisted's transport of an accepted TCP connection, counted.
     """
 
-    # In the dictionary they may make it grow, which costs each connection 7 %.
+    # In the dictionary of each connection they would take more, and may make it grow.
     __slots__ = ("accepted", "since")
 
 
