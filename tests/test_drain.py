@@ -123,7 +123,7 @@ def test_a_process_drains_by_its_own_code_and_not_by_that_of_the_next_release(se
     with Connection(address, wrap) as client:
         assert client.get("first") == 1
         draining = package / "_draining"
-        (draining / "http.py").write_text("raise ImportError('of the next release')\n")
+        (draining / "http1.py").write_text("raise ImportError('of the next release')\n")
         (draining / "websocket.py").unlink()
         os.kill(service.pid, signal.SIGHUP)
         service.waitFor("draining: 1 open connections")
@@ -398,7 +398,7 @@ def test_a_process_without_room_for_a_thread_drains_and_ends(service):
     service.twistd("tableflip", "--app", str(APPS / "answering.py"))
     service.redeploy()
     assert "will not be killed if it hangs: no room for a thread" in service.log
-    assert "drained: 0 connections finished" in service.log
+    assert "drained: 0 connections closed" in service.log
 
 
 def test_a_stop_lets_requests_finish_and_accepts_no_more(service, site):
@@ -463,7 +463,7 @@ def test_a_stop_is_no_news_to_a_process_that_drains(service, site):
         for count in (2, 3):
             os.kill(young, signal.SIGTERM)
             if count == 2:
-                service.waitFor("stopping because of SIGTERM", count)
+                service.waitFor("SIGTERM: stopping once", count)
         assert connection.sock.recv(1) == b""
         until(lambda: not isAlive(young), "the end of the second generation")
     with Connection(address, wrap) as connection:

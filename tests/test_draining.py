@@ -16,7 +16,7 @@ from zope.interface import implementer
 from txtableflip._draining.connections import Connections
 from txtableflip._draining.drain import (
     AT_ONCE,
-    LAST_WORDS,
+    LAST_BYTES_TIMEOUT,
     PROGRESS,
     REST,
     TICK,
@@ -24,6 +24,7 @@ from txtableflip._draining.drain import (
     Outcome,
     findDrainable,
 )
+from txtableflip._journal import Drained, Draining, Journal
 from txtableflip.interfaces import IDrainable, IDrainableFactory
 
 
@@ -87,6 +88,24 @@ def connections():
 
 
 @pytest.fixture
+def told(monkeypatch):
+    """
+    What the journal is told during the test: the kinds, and the fields besides
+    those that every event has.
+    """
+    heard = []
+
+    def hear(event):
+        fields = {
+            k: v for k, v in vars(event).items() if k not in ("pid", "generation", "time")
+        }
+        heard.append((type(event), fields))
+
+    monkeypatch.setattr(Journal, "listeners", [hear])
+    return heard
+
+
+@pytest.fixture
 def events():
     """
     What the log is told during the test, as text.
@@ -107,7 +126,8 @@ def begin(clock, connections, timeout=10):
     Begin to drain, and return a list for the outcome.
     """
     outcomes = []
-    Drain(clock, connections, timeout).run().addCallback(outcomes.append)
+    draining = Drain(clock, connections, timeout, Journal(), isReplaced=True)
+    draining.run().addCallback(outcomes.append)
     return outcomes
 
 
@@ -155,7 +175,7 @@ def test_at_the_deadline_it_is_closed_and_then_aborted(clock, connections):
     clock.advance(0.1)
     assert polite.done == stubborn.done == ["unregisterProducer", "loseConnection"]
     assert outcomes == []
-    clock.advance(LAST_WORDS)
+    clock.advance(LAST_BYTES_TIMEOUT)
     assert stubborn.done[2:] == ["abortConnection"]
     clock.advance(0)
     assert outcomes == [Outcome(finished=0, told=0, cut=2)]
@@ -357,7 +377,7 @@ def test_a_connection_that_cannot_be_closed_is_aborted(clock, connections, event
     clock.advance(10)
     assert other.done == ["unregisterProducer", "loseConnection"]
     assert len([event for event in events if event.startswith("closing <")]) == 1
-    clock.advance(LAST_WORDS)
+    clock.advance(LAST_BYTES_TIMEOUT)
     clock.advance(0)
     assert unwilling.done == ["unregisterProducer", "abortConnection"]
     assert outcomes == [Outcome(finished=0, told=0, cut=2)]
@@ -416,7 +436,7 @@ def test_a_wrapped_protocol_is_found():
 def test_progress_is_told_every_few_seconds(clock, connections, events):
     """
     The log says how many connections are left on which listener, the oldest of
-    them, and how long there is; and in the end what became of them.
+    them, and how long there is.
     """
     accepted = connections.acceptedBy("tcp 127.0.0.1:8080")
     for _ in range(3):
@@ -431,4 +451,70 @@ def test_progress_is_told_every_few_seconds(clock, connections, events):
     assert progress.endswith("they have 25 s")
     let(clock, 30)
     assert len([event for event in events if "left on" in event]) == 5
-    assert events[-1].endswith("(0 after a protocol goodbye), 3 aborted at the deadline")
+
+
+def test_the_journal_is_told_when_a_drain_begins_and_ends(clock, connections, told):
+    """
+    The journal hears how many connections there are, how long they have, and
+    whether another process serves; and in the end what became of them.
+    """
+    accepted = connections.acceptedBy("here")
+    finished = Transport(accepted, Drainable())
+    Transport(accepted)
+    begin(clock, connections, timeout=10)
+    assert told == [(Draining, {"connections": 2, "seconds": 10, "isReplaced": True})]
+    finished.end()
+    let(clock, 10)
+    clock.advance(LAST_BYTES_TIMEOUT)
+    assert told[1:] == [(Drained, {"finished": 1, "told": 1, "cut": 1})]
+
+
+# -- who has connections
+
+
+def test_a_listener_is_listed_from_its_first_connection_to_its_last(connections):
+    """
+    Where connections are counted is listed as long as there are some, whoever
+    else holds it; and not by the grace of the garbage collector.
+    """
+    accepted = connections.acceptedBy("here")
+    assert connections.listeners == set()
+    one, other = Transport(accepted), Transport(accepted)
+    one.end()
+    assert connections.listeners == {accepted}
+    other.end()
+    other.end()
+    assert connections.listeners == set()
+    again = Transport(accepted)
+    assert [len(each) for each in connections.listeners] == [1]
+    again.end()
+
+
+def test_who_waits_for_the_last_connection_is_told_once(connections):
+    """
+    What is waited for is that none is open, now or some time; more may come
+    after that, and end, and be waited for.
+    """
+    assert connections.whenAllClosed().called
+    accepted, other = connections.acceptedBy("here"), connections.acceptedBy("there")
+    for _ in range(2):
+        transports = [Transport(accepted), Transport(other)]
+        waiting = connections.whenAllClosed()
+        transports[0].end()
+        assert not waiting.called
+        transports[1].end()
+        assert waiting.called
+
+
+def test_all_who_ask_hear_of_a_closed_connection(connections):
+    """
+    What is to be done when a connection is closed does not replace what was to
+    be done before; each is done once.
+    """
+    done = []
+    transport = Transport(connections.acceptedBy("here"))
+    connections.whenClosed(transport, lambda: done.append("one"))
+    connections.whenClosed(transport, lambda: done.append("other"))
+    transport.end()
+    transport.end()
+    assert done == ["one", "other"]

@@ -36,7 +36,7 @@ from twisted.internet.interfaces import (
     IReactorSocket,
     IReactorUNIX,
 )
-from twisted.internet.protocol import Factory, ServerFactory
+from twisted.internet.protocol import DatagramProtocol, Factory, ServerFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
@@ -49,11 +49,13 @@ from zope.interface.verify import verifyObject
 
 from txtableflip import InvalidEndpoint, NotInheritable, _generation, currentUpgrader
 from txtableflip._draining.connections import Connections
-from txtableflip._draining.drain import LAST_WORDS, Outcome
+from txtableflip._draining.drain import LAST_BYTES_TIMEOUT, Outcome
 from txtableflip._handover.messages import Manifest
 from txtableflip._handover.parent import Parent
 from txtableflip._launch.command import successorCommand
+from txtableflip._sockets import unixpaths
 from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
+from txtableflip._sockets.inventory import HeldDescriptor
 from txtableflip._sockets.reactor import InheritingReactor
 from txtableflip._sockets.unixport import PAUSE, UNIXPort
 from txtableflip.endpoints import TableflipStringParser, unparse
@@ -150,7 +152,8 @@ class Generation:
         """
         What L{Upgrader.endpoint} makes.
         """
-        return InheritableEndpoint(reactor, self.ports, Readiness(), description)
+        inheriting = InheritingReactor(reactor, self.ports)
+        return InheritableEndpoint(inheriting, Readiness(), description)
 
     def listen(self, description, factory=None):
         """
@@ -183,7 +186,7 @@ class Generation:
         await self.ports.stop()
         self.process.leave()
         for held in self.process.inventory.inherited.values():
-            held.handle.close()
+            held.close()
 
 
 @pytest_twisted.async_yield_fixture
@@ -200,6 +203,17 @@ async def generations():
     yield make
     for generation in reversed(made):
         await generation.end()
+
+
+@pytest.fixture
+def logged():
+    """
+    A function that returns what has been logged as a failure, as text.
+    """
+    events = []
+    globalLogPublisher.addObserver(events.append)
+    yield lambda: [formatEvent(each) for each in events if "log_failure" in each]
+    globalLogPublisher.removeObserver(events.append)
 
 
 def inThread(function, *arguments, **options):
@@ -840,6 +854,11 @@ def test_a_reactor_that_cannot_hand_over_sockets_listens_all_the_same(lacking, m
 
 # -- by which name a socket is known
 
+BOTH = pytest.mark.parametrize(
+    "description",
+    [f"tableflip:tcp:0:interface={LOCAL}", "tableflip:unix:{tmp}/s.sock:mode=600"],
+)
+
 
 def sameSocket(port, other):
     """
@@ -941,6 +960,51 @@ async def test_a_port_that_the_application_stops_is_not_inherited(generations, t
     assert await inThread(ask, str(tmp_path / "s.sock")) == ("r1", 1)
 
 
+@BOTH
+@pytest_twisted.ensureDeferred
+async def test_a_port_that_was_stopped_before_is_not_the_one_that_listens_now(
+    description, generations, tmp_path
+):
+    """
+    Stopping a port once more, when another has been made for its address in the
+    meantime, leaves that one as it is: it is inherited, and keeps its path.
+    """
+    first = generations()
+    description = description.format(tmp=tmp_path)
+    old = await first.listen(description)
+    await old.stopListening()
+    new = await first.listen(description)
+    used, before = first.used, names(tmp_path)
+    await maybeDeferred(old.stopListening)
+    assert len(used) == 1
+    assert (first.used, names(tmp_path)) == (used, before)
+    assert await inThread(ask, target(new)) == ("r1", 1)
+    assert generations().inherited == used
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_that_the_reactor_closes_is_not_inherited(generations, tmp_path):
+    """
+    Whoever closes a port, as a datagram protocol may close its transport or the
+    reactor a dead socket, it leaves the inventory, and its path goes.
+    """
+    first = generations()
+    kept = await first.listen(f"tableflip:tcp:0:interface={LOCAL}")
+    ports = [
+        await first.listen(f"tableflip:tcp:0:interface={LOCAL}"),
+        await first.listen(f"tableflip:unix:{tmp_path}/s.sock"),
+        first.reactor.listenUDP(0, DatagramProtocol(), LOCAL),
+        first.reactor.listenMulticast(0, DatagramProtocol(), LOCAL),
+        first.reactor.listenUNIXDatagram(str(tmp_path / "d.sock"), DatagramProtocol()),
+    ]
+    assert len(first.used) == 6
+    for port in ports:
+        await maybeDeferred(port._port.stopListening)
+    assert names(tmp_path) == []
+    assert first.used == [f"tcp {LOCAL}:0"]
+    assert await inThread(ask, target(kept)) == ("r1", 1)
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_port_cannot_be_started_twice(generations, tmp_path):
     """
@@ -954,12 +1018,6 @@ async def test_a_port_cannot_be_started_twice(generations, tmp_path):
 
 
 # -- parked, and stopped
-
-
-BOTH = pytest.mark.parametrize(
-    "description",
-    [f"tableflip:tcp:0:interface={LOCAL}", "tableflip:unix:{tmp}/s.sock:mode=600"],
-)
 
 
 @BOTH
@@ -1040,6 +1098,79 @@ async def test_closing_a_port_leaves_the_listener_of_the_other_process(
         assert names(tmp_path) == []
 
 
+def unruly(*_):
+    raise RuntimeError("unruly")
+
+
+async def unrulyMiddle(generation, method):
+    """
+    Listen on three ports, of which the second one's L{method} raises, and return
+    them.
+    """
+    string = f"tableflip:tcp:0:interface={LOCAL}"
+    ports = [await generation.listen(string) for _ in range(3)]
+    setattr(ports[1]._port, method, unruly)
+    return ports
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_that_cannot_be_parked_keeps_no_other_from_it(generations, logged):
+    """
+    The ports behind one that raises are parked, and resumed, all the same; then
+    the error is raised, because the step has failed, and it is in the log.
+    """
+    first = generations()
+    ports = await unrulyMiddle(first, "stopReading")
+    with pytest.raises(RuntimeError, match="unruly"):
+        first.ports.park()
+    assert logged() == [f"cannot park tcp {LOCAL}:0 (number 2)"]
+    assert [port._port in reactor.getReaders() for port in ports] == [False, True, False]
+    ports[1]._port.startReading = unruly
+    with pytest.raises(RuntimeError, match="unruly"):
+        first.ports.resume()
+    assert logged()[1:] == [f"cannot resume tcp {LOCAL}:0 (number 2)"]
+    assert all(port._port in reactor.getReaders() for port in ports)
+    for method in ("startReading", "stopReading"):
+        delattr(ports[1]._port, method)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_that_cannot_be_stopped_keeps_no_other_from_it(generations, logged):
+    """
+    The ports behind one that raises are closed, and the error is in the log
+    only: the process ends anyway.
+    """
+    first = generations()
+    ports = await unrulyMiddle(first, "stopListening")
+    await first.ports.stop()
+    assert [port._port.connected for port in ports] == [False, 1, False]
+    assert logged() == [f"cannot stop tcp {LOCAL}:0 (number 2)"]
+    del ports[1]._port.stopListening
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_path_that_cannot_be_forgotten_keeps_no_other_from_it(
+    generations, logged, monkeypatch, tmp_path
+):
+    """
+    The paths behind one whose removal raises are removed, and the error is in
+    the log only.
+    """
+    first = generations()
+    paths = [f"{tmp_path}/{name}" for name in "abc"]
+    for path in paths:
+        await first.listen(f"tableflip:unix:{path}:lockfile=0")
+
+    def remove(path, identity):
+        return unruly() if path == paths[1] else os.unlink(path)
+
+    monkeypatch.setattr(unixpaths, "remove", remove)
+    first.ports.forgetAll()
+    assert names(tmp_path) == ["b"]
+    assert logged() == [f"cannot forget unix {paths[1]}"]
+    monkeypatch.undo()
+
+
 @pytest_twisted.ensureDeferred
 async def test_the_lock_of_a_path_names_who_has_taken_over(generations, tmp_path):
     """
@@ -1083,6 +1214,45 @@ async def test_what_a_child_has_no_use_for_is_closed_when_it_takes_over(generati
     first.process.leave()
     with pytest.raises(ConnectionRefusedError):
         await inThread(connect, address)
+
+
+# -- what systemd has passed
+
+
+SYSTEMD = "systemd:domain=INET:name=web"
+
+
+@pytest_twisted.ensureDeferred
+async def test_endpoints_of_one_name_are_told_apart_when_they_listen(generations):
+    """
+    Of two sockets that systemd has passed by one name, two endpoints get one
+    each, in the order in which they listen, and not in which they were made; a
+    third, for which nothing is left, says so.
+    """
+    first = generations()
+    for _ in range(2):
+        key = first.ports.nextKey(*SYSTEMD.split(":", 1))
+        sock = socket.create_server((LOCAL, 0))
+        sock.setblocking(False)
+        first.ports.listenOn(key, partial(HeldDescriptor, sock), first.factory)
+    second = generations()
+    made = [second.endpoint(SYSTEMD) for _ in range(3)]
+    ports = [await endpoint.listen(second.factory) for endpoint in made[1:]]
+    assert (second.used, second.inherited) == (first.used, [])
+    assert len({target(port) for port in ports}) == 2
+    with pytest.raises(InvalidEndpoint, match="systemd has passed no such socket"):
+        await made[0].listen(second.factory)
+
+
+def test_a_socket_that_nobody_has_passed_is_an_error_at_once(generations):
+    """
+    The endpoint of a socket that neither systemd nor a parent has passed cannot
+    be made.
+    """
+    first = generations()
+    for generation in (first, generations()):
+        with pytest.raises(InvalidEndpoint, match="systemd has passed no such socket"):
+            generation.endpoint(SYSTEMD)
 
 
 # -- what a socket is like
@@ -1133,6 +1303,35 @@ async def test_a_socket_is_as_twisted_makes_it(description, generations):
     assert optionsOf(later) == optionsOf(port) == expected
     second.replace(first)
     assert optionsOf(later) == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_options_of_the_new_release_come_with_it(generations, tmp_path):
+    """
+    A socket gets the backlog and the mode that a release asks for when that
+    takes over, and not before; what was changed is told, and is what the next
+    release inherits.
+    """
+    path = tmp_path / "s.sock"
+    first = generations()
+    await first.listen(f"tableflip:unix:{path}:mode=640:backlog=3:lockfile=0")
+    tcp = await first.listen(f"tableflip:tcp:0:backlog=7:interface={LOCAL}")
+    second = generations()
+    await second.listen(f"tableflip:unix:{path}:mode=600:backlog=3:lockfile=0")
+    await second.listen(f"tableflip:tcp:0:backlog=9:interface={LOCAL}")
+    assert (stat.S_IMODE(path.lstat().st_mode), optionsOf(tcp)["backlog"]) == (0o640, 7)
+    second.replace(first)
+    assert (stat.S_IMODE(path.lstat().st_mode), optionsOf(tcp)["backlog"]) == (0o600, 9)
+    changes = second.process.inventory.changes
+    assert changes.changed == [
+        f"unix {path}: mode 640, now 600",
+        f"tcp {LOCAL}:0: backlog 7, now 9",
+    ]
+    second.ports.park()
+    second.ports.resume()
+    assert len(changes.changed) == 2
+    left = generations().process.inventory.inherited.values()
+    assert [(held.mode, held.backlog) for held in left] == [(0o600, 3), (None, 9)]
 
 
 @pytest_twisted.ensureDeferred
@@ -1343,11 +1542,36 @@ async def test_the_deadline_cuts_the_connections_that_are_left(
             .addTimeout(DEADLINE, reactor)
         )
         assert outcome == Outcome(finished=0, told=0, cut=2)
-        assert reactor.seconds() - began >= 0.05 + LAST_WORDS
+        assert reactor.seconds() - began >= 0.05 + LAST_BYTES_TIMEOUT
         assert first.factory.history == ["start", "stop"]
         assert len(first.process.connections) == 0
         assert await inThread(idle.recv, 1) == b""
         assert await inThread(readAll, stuffed) < 50_000_000
+
+
+@BOTH
+@pytest_twisted.ensureDeferred
+async def test_connections_of_an_endpoint_have_its_own_time(description, generations, tmp_path):
+    """
+    What listens through a reactor with a drain timeout of its own has that for
+    its connections, and others have none.
+    """
+    first = generations()
+    description = description.format(tmp=tmp_path).partition(":")[2]
+    expected = []
+    for timeout in (7, None):
+        inheriting = InheritingReactor(reactor, first.ports, timeout)
+        endpoint = InheritableEndpoint(
+            inheriting, Readiness(), description.replace("s.", f"{timeout}.")
+        )
+        port = await endpoint.listen(first.factory)
+        with await inThread(connect, target(port)) as client:
+            await inThread(converse, client)
+            (accepted,) = first.process.connections.listeners
+            expected.append(accepted.drainTimeout)
+            first.factory.made[-1].transport.abortConnection()
+            await turn()
+    assert expected == [7, None]
 
 
 @pytest_twisted.ensureDeferred

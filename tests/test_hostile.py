@@ -47,6 +47,7 @@ from txtableflip._launch.twistd import keepInForeground
 from txtableflip._sockets import unixpaths
 from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
 from txtableflip._sockets.inventory import Descriptor, HeldDescriptor, Inventory, identify
+from txtableflip._sockets.reactor import InheritingReactor
 from txtableflip.errors import ChannelError, ChildExited, PidFileError
 from txtableflip.testing._service import freePort, isAlive
 
@@ -527,7 +528,9 @@ def parsing():
     listens = Readiness()
 
     def endpoint(description):
-        return InheritableEndpoint(reactor, process.ports, listens, description)
+        return InheritableEndpoint(
+            InheritingReactor(reactor, process.ports), listens, description
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

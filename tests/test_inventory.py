@@ -12,10 +12,12 @@ import sys
 import pytest
 from twisted.internet.error import CannotListenError
 
+from txtableflip._draining.connections import Connections
 from txtableflip._handover.manifest import Identity, Key
 from txtableflip._launch.pidfile import PidFile
 from txtableflip._sockets import unixpaths
 from txtableflip._sockets.inventory import Descriptor, HeldDescriptor, Inventory, identify
+from txtableflip._sockets.named import Fds
 from txtableflip.errors import ChannelError, PidFileError
 
 
@@ -72,7 +74,7 @@ def test_two_of_the_same_address_have_different_names(sockets):
     for ordinal in (0, 1, 2):
         assert inventory.nextKey("listener", "tcp", "127.0.0.1:80") == key(ordinal=ordinal)
         inventory.add(key(ordinal=ordinal), HeldDescriptor(sockets()))
-    inventory.remove(key(ordinal=1))
+    inventory.remove(key(ordinal=1), inventory.used[key(ordinal=1)])
     assert inventory.nextKey("listener", "tcp", "127.0.0.1:80") == key(ordinal=1)
     assert inventory.nextKey("listener", "tcp", "127.0.0.1:81") == key("127.0.0.1:81")
 
@@ -144,7 +146,7 @@ def test_a_number_that_the_application_closes_is_nothing_to_us(isAsked):
             os.dup2(other.fileno(), number)
         if isAsked:
             for name in names:
-                inventory.remove(name)
+                inventory.remove(name, inventory.used[name])
         assert inventory.entries() == ()
         assert inventory.descriptors() == inventory.names() == []
         del sock
@@ -177,6 +179,150 @@ def test_what_is_not_claimed_is_closed_and_told(sockets):
     assert held.handle.fileno() == -1
     assert child.changes.dropped == ["tcp 127.0.0.1:80"]
     assert child.inherited == {}
+
+
+def test_what_was_removed_before_is_not_what_has_the_name_now(sockets):
+    """
+    Removing a descriptor once more leaves the one alone that has its name now;
+    and what is added under a name that is in use replaces what had it.
+    """
+    inventory = Inventory()
+    old, new, newest = (HeldDescriptor(sockets()) for _ in range(3))
+    inventory.add(key(), old)
+    inventory.remove(key(), old)
+    inventory.add(key(), new)
+    inventory.remove(key(), old)
+    assert inventory.used == {key(): new}
+    assert new.isOpen
+    inventory.add(key(), newest)
+    assert inventory.used == {key(): newest}
+    assert not new.isOpen
+
+
+def test_a_path_that_cannot_be_removed_keeps_no_other_from_it(sockets, monkeypatch):
+    """
+    What was inherited and not claimed is closed, and its path removed, behind
+    one with which that fails.
+    """
+    parent = Inventory()
+    for name in "abc":
+        parent.add(key(name), HeldDescriptor(sockets()))
+    child = handOver(parent)
+    left, removed = list(child.inherited.values()), []
+
+    def abandon(path, identity):
+        removed.append(path)
+        if path == "b":
+            raise RuntimeError("unruly")
+
+    monkeypatch.setattr(unixpaths, "abandon", abandon)
+    child.dropInherited()
+    assert removed == ["a", "b", "c"]
+    assert child.changes.dropped == ["tcp a", "tcp b", "tcp c"]
+    assert not left[2].isOpen
+    assert child.inherited == {}
+    left[1].close()
+
+
+# -- connections by name
+
+
+class NamedConnection:
+    """
+    A connection that keeps what it was told, or raises then.
+    """
+
+    def __init__(self, accepted, sock, isUnruly=False):
+        self.done = []
+        self._accepted = accepted
+        self._sock = sock
+        self._isUnruly = isUnruly
+        accepted.opened(self)
+
+    def getHandle(self):
+        return self._sock
+
+    def closeWithoutShutdown(self):
+        pass
+
+    def _do(self, what):
+        self.done.append(what)
+        if self._isUnruly:
+            raise RuntimeError("unruly")
+
+    def stopReading(self):
+        self._do("park")
+
+    def startReading(self):
+        self._do("resume")
+
+    def loseConnection(self):
+        self._do("close")
+
+    def end(self):
+        self._accepted.closed(self)
+
+
+@pytest.fixture
+def named(sockets):
+    """
+    What is handed over by name, its inventory, and a function that makes
+    connections.
+    """
+    inventory, connections = Inventory(), Connections()
+    fds = Fds(None, inventory, None, connections)
+    accepted = connections.acceptedBy("here")
+    yield fds, inventory, lambda **more: NamedConnection(accepted, sockets(), **more)
+    close(inventory)
+
+
+def test_a_connection_that_closes_is_not_the_one_that_has_its_name_now(named):
+    """
+    A client that connects anew under its name is handed over, also when its
+    first connection closes after that.
+    """
+    fds, inventory, make = named
+    old, new = make(), make()
+    fds.addConnection("session 42", old)
+    fds.addConnection("session 42", new)
+    old.end()
+    assert inventory.names() == ["connection session 42"]
+    fds.park()
+    assert (old.done, new.done) == ([], ["park"])
+    new.end()
+    assert inventory.names() == []
+
+
+def test_a_connection_with_two_names_loses_both(named):
+    """
+    A connection that closes is handed over by none of the names that it had.
+    """
+    fds, inventory, make = named
+    connection = make()
+    for name in ("one", "other"):
+        fds.addConnection(name, connection)
+    connection.end()
+    assert inventory.names() == []
+    fds.park()
+    assert connection.done == []
+
+
+@pytest.mark.parametrize("action", ["park", "resume", "close"])
+def test_a_connection_that_raises_keeps_no_other_from_its_turn(action, named):
+    """
+    The connections behind one that raises are parked, resumed and closed; that
+    the first two have failed is raised in the end.
+    """
+    fds, _, make = named
+    connections = [make(), make(isUnruly=True), make()]
+    for number, connection in enumerate(connections):
+        fds.addConnection(str(number), connection)
+    if action == "close":
+        fds.closeHandedOver()
+    else:
+        with pytest.raises(RuntimeError, match="unruly"):
+            getattr(fds, action)()
+    assert [connection.done for connection in connections] == [[action]] * 3
 
 
 # -- what is checked

@@ -109,6 +109,13 @@ DOCUMENTED_ELSEWHERE = {
     *dir(_lifecycle.Lifecycle),
     *dir(MessageReceiver),
     *interfaces.IProtocol,
+    *interfaces.IReactorTCP,
+    *interfaces.IReactorSSL,
+    *interfaces.IReactorUNIX,
+    *interfaces.IReactorUNIXDatagram,
+    *interfaces.IReactorUDP,
+    *interfaces.IReactorMulticast,
+    *interfaces.IReactorSocket,
 }
 """
 The names of methods of which an interface says what they are for: those who

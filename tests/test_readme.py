@@ -135,4 +135,7 @@ def test_the_deadlines_in_the_documents_are_those_of_the_code():
         "the connections of the old process": service.DRAIN_TIMEOUT,
     }.items():
         assert f"{seconds:g} s" in rows[row], row
-    assert f"aborted after {drain.LAST_WORDS:g} s" in rows["the connections of the old process"]
+    assert (
+        f"aborted after {drain.LAST_BYTES_TIMEOUT:g} s"
+        in rows["the connections of the old process"]
+    )

@@ -20,13 +20,15 @@ from txtableflip._handover.parent import Parent
 from txtableflip._journal import Journal, Left, ProcessLogger, Started, Starting
 from txtableflip._launch import watchdog
 from txtableflip._launch.command import Command
+from txtableflip._launch.logfile import shareAccessLog
 from txtableflip._launch.origin import CHANNEL_DESCRIPTOR
 from txtableflip._launch.pidfile import PidFile
 from txtableflip._lifecycle import Lifecycle
-from txtableflip._sockets.internet import foreignListeners
+from txtableflip._sockets.each import requireEach
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
 from txtableflip._sockets.ports import Ports
+from txtableflip._sockets.uninherited import foreignListeners
 from txtableflip.errors import ChannelError, ChildNotStarted
 from txtableflip.interfaces import Reactor
 
@@ -70,8 +72,13 @@ class Generation:
         self._pidFile = PidFile(pidFile) if pidFile else None
         self.inventory = Inventory()
         self.connections = Connections()
-        self.ports = Ports(reactor, self.inventory, self.connections, accepting=parent is None)
+        self.ports = Ports(
+            *(reactor, self.inventory, self.connections),
+            accepting=parent is None,
+            prepareFactory=shareAccessLog,
+        )
         self.fds = Fds(reactor, self.inventory, self.ports, self.connections)
+        self._parkable: tuple[Any, ...] = (self.ports, self.fds)
         manifest = self._parent.manifest
         self.number = ProcessLogger.generation = manifest.generation
         self.inventory.inherit(manifest.entries, self._parent.descriptors)
@@ -162,12 +169,10 @@ class Generation:
         self._parent.sayRefused(reason)
 
     def park(self) -> None:
-        self.ports.park()
-        self.fds.park()
+        requireEach("park", self._parkable, lambda each: each.park())
 
     def accept(self) -> None:
-        self.ports.resume()
-        self.fds.resume()
+        requireEach("resume", self._parkable, lambda each: each.resume())
 
     def takePidFile(self) -> None:
         if self._pidFile is not None:
@@ -205,16 +210,16 @@ class Exit:
         clients should learn at once that nobody accepts.
         """
         ours = self._generation
-        factories = ours.ports.hold()
-        if ours.child.hasTakenOver:
-            ours.fds.letGo()
+        isReplaced = ours.child.hasTakenOver
+        factories = ours.ports.deferFactoryStop()
+        if isReplaced:
+            ours.fds.closeHandedOver()
         else:
             yield ours.ports.stop()
             ours.ports.forgetAll()
-        outcome = yield Drain(
-            self._reactor, ours.connections, timeout, ours.child.hasTakenOver
-        ).run()
-        if ours.child.hasTakenOver:
+        drain = Drain(self._reactor, ours.connections, timeout, Journal(), isReplaced)
+        outcome = yield drain.run()
+        if isReplaced:
             yield ours.ports.stop()
         for factory in factories:
             try:

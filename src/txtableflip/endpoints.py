@@ -11,12 +11,17 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
     IStreamServerEndpointStringParser,
 )
-from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+from txtableflip._journal import ProcessLogger
+from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip.errors import InvalidEndpoint, NotSupported
 from txtableflip.service import automaticUpgrader
+
+__all__ = ["InheritableEndpoint", "TableflipStringParser", "unparse"]
+
+_log = ProcessLogger()
 
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
@@ -28,7 +33,6 @@ class TableflipStringParser:
     """
 
     prefix = "tableflip"
-    _log = Logger()
 
     # The signature is loose because any inner endpoint's arguments may come.
     def parseStreamServer(
@@ -51,10 +55,10 @@ class TableflipStringParser:
         try:
             upgrader = automaticUpgrader(reactor)
         except NotSupported as error:
-            self._log.warn(
+            _log.warn(
                 "listening on {description}, which will not be inherited: {error}",
                 description=description,
-                error=error,
+                error=str(error),
             )
             plain: IStreamServerEndpoint = serverFromString(reactor, description)
             return plain

@@ -81,13 +81,6 @@ class Reactor(Protocol):
         See L{twisted.internet.interfaces.IReactorSocket}.
         """
 
-    def adoptDatagramPort(
-        self, fileDescriptor: int, addressFamily: int, protocol: Any, maxPacketSize: int
-    ) -> Any:
-        """
-        See L{twisted.internet.interfaces.IReactorSocket}.
-        """
-
 
 class IUpgrader(Interface):
     """

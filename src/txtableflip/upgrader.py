@@ -129,9 +129,8 @@ class Upgrader:
     ) -> InheritableEndpoint:
         if drainTimeout is not None:
             checkTimeout("drainTimeout", drainTimeout)
-        return InheritableEndpoint(
-            self._reactor, self._ours.ports, self._readiness, description, drainTimeout
-        )
+        reactor = InheritingReactor(self._reactor, self._ours.ports, drainTimeout)
+        return InheritableEndpoint(reactor, self._readiness, description)
 
     def whenListening(self) -> Deferred[None]:
         return self._readiness.whenSettled()

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 from twisted.internet import tcp
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.main import CONNECTION_DONE
 from twisted.python.failure import Failure
 
@@ -59,7 +59,6 @@ class AcceptedConnections:
         self.drainTimeout = drainTimeout
         self._connections = connections
         self._open: set[Any] = set()
-        self._second = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -81,13 +80,9 @@ class AcceptedConnections:
         """
         A connection has been accepted.
         """
-        # In whole seconds, of which all in the same one share the object: what is
-        # kept for each connection is to be next to nothing.
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second = second
-        transport.since = self._second
+        transport.since = time.monotonic()
         self._open.add(transport)
+        self._connections.listeners.add(self)
 
     def oldest(self) -> tuple[Any, int]:
         """
@@ -95,25 +90,27 @@ class AcceptedConnections:
             seconds.
         """
         transport = min(self._open, key=lambda each: each.since)
-        return transport, int(time.monotonic()) - transport.since
+        return transport, int(time.monotonic() - transport.since)
 
     def describe(self) -> list[OpenConnection]:
         """
         @return: the connections, for whoever looks at them.
         """
-        now = int(time.monotonic())
+        now = time.monotonic()
         return [
-            OpenConnection(self.name, transport.getPeer(), now - transport.since)
+            OpenConnection(self.name, transport.getPeer(), int(now - transport.since))
             for transport in self._open
         ]
 
     def closed(self, transport: Any) -> None:
         """
-        A connection is no more.  Twisted may say so twice: if it is aborted, and
+        A connection is closed.  Twisted may say so twice: if it is aborted, and
         its protocol raises then.
         """
         if transport in self._open:
             self._open.remove(transport)
+            if not self._open:
+                self._connections.listeners.discard(self)
             self._connections.closed(transport)
 
 
@@ -121,17 +118,16 @@ class Connections:
     """
     All open connections of the process.
 
-    @ivar listeners: those that have accepted some.
+    @ivar listeners: those of which some are open.
     @ivar areClosing: whether this process leaves, so that a connection which it
         closes is to be closed with care.
     """
 
     def __init__(self) -> None:
-        # Weakly: each lives as long as its port, or the last of its connections.
-        self.listeners: WeakSet[AcceptedConnections] = WeakSet()
+        self.listeners: set[AcceptedConnections] = set()
         self.areClosing = False
-        self._whenClosed: dict[Any, Callable[[], None]] = {}
-        self._allClosed: OneShot | None = None
+        self._whenClosed: dict[Any, list[Callable[[], None]]] = {}
+        self._allClosed = OneShot()
 
     def __len__(self) -> int:
         return sum(map(len, self.listeners))
@@ -140,9 +136,7 @@ class Connections:
         """
         @return: where the connections of a new listener are counted.
         """
-        accepted = AcceptedConnections(self, name, drainTimeout)
-        self.listeners.add(accepted)
-        return accepted
+        return AcceptedConnections(self, name, drainTimeout)
 
     def describe(self) -> list[OpenConnection]:
         """
@@ -152,32 +146,25 @@ class Connections:
 
     def whenClosed(self, transport: Any, call: Callable[[], None]) -> None:
         """
-        Have something done when an open connection is closed.
+        Have something done, besides all else, when an open connection is closed.
         """
-        self._whenClosed[transport] = call
+        self._whenClosed.setdefault(transport, []).append(call)
 
     def closed(self, transport: Any) -> None:
         """
-        A connection is no more.
+        A connection is closed.
         """
-        if transport in self._whenClosed:
-            self._whenClosed.pop(transport)()
-        # While nobody waits for the last, to look for it would cost each.
-        if self._allClosed is not None and not len(self):
-            occasion, self._allClosed = self._allClosed, None
-            occasion.fire()
-
-    def whenAllClosed(self) -> OneShot:
-        """
-        @return: what happens when no connection is open any more.
-        """
-        if self._allClosed is None:
+        for call in self._whenClosed.pop(transport, ()):
+            call()
+        if not self.listeners:
+            self._allClosed.fire()
             self._allClosed = OneShot()
-        occasion = self._allClosed
-        if not len(self):
-            self._allClosed = None
-            occasion.fire()
-        return occasion
+
+    def whenAllClosed(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when no connection is open any more.
+        """
+        return self._allClosed.wait() if self.listeners else succeed(None)
 
 
 class CountedTransport:
@@ -189,10 +176,10 @@ class CountedTransport:
     """
 
     accepted: AcceptedConnections
-    since: int
+    since: float
     _lingering: Any = None
 
-    def shareWithOthers(self) -> None:
+    def closeWithoutShutdown(self) -> None:
         """
         Close no more than our own descriptor of this connection when it is
         lost here: shutdown(2) would end it in every process that has it.
@@ -253,6 +240,9 @@ class CountedTCPServer(CountedTransport, tcp.Server):
     Twisted's transport of an accepted TCP connection, counted.
     """
 
+    # In the dictionary of each connection they would take more, and may make it grow.
+    __slots__ = ("accepted", "since")
+
 
 def countedTransport(transport: type[CountedTransport], accepted: AcceptedConnections) -> Any:
     """
@@ -260,12 +250,10 @@ def countedTransport(transport: type[CountedTransport], accepted: AcceptedConnec
         C{transport} attribute of L{twisted.internet.tcp.Port}, which is made
         to be replaced).
     """
-    # A class, because one attribute more on each connection would cost it more
-    # memory than all that is counted here.
-    counted = type(transport.__name__, (transport,), {"accepted": accepted})
 
     def makeTransport(*arguments: Any) -> CountedTransport:
-        made: CountedTransport = counted(*arguments)
+        made = transport(*arguments)
+        made.accepted = accepted
         accepted.opened(made)
         return made
 

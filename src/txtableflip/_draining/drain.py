@@ -3,8 +3,8 @@ How a process that leaves ends the connections which it still has.
 
 Each protocol is told once, through L{IDrainable}, and then has until its
 deadline to finish what is under way.  What is known of HTTP and WebSocket is in
-L{txtableflip._draining.http} and L{txtableflip._draining.websocket}; whatever
-else an application speaks, lives until it closes or its time is over.
+the modules beside this one; whatever else an application speaks, lives until it
+closes or its time is over.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from __future__ import annotations
 import importlib
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.components import getAdapterFactory, registerAdapter
+from twisted.python.failure import Failure
 
 from txtableflip._draining.connections import AcceptedConnections, Connections
 from txtableflip._journal import Drained, Draining, Journal, ProcessLogger
-from txtableflip.interfaces import IDrainable, IDrainableFactory
+from txtableflip.interfaces import IDrainable, IDrainableFactory, Reactor
 
-LAST_WORDS = 0.5
+LAST_BYTES_TIMEOUT = 0.5
 """
 How long a connection that is closed at its deadline has to send what it has
 been given to send, in seconds.  Then it is aborted.
@@ -52,7 +54,8 @@ How often the log says what is left, in seconds.
 """
 
 _KNOWN = {
-    "txtableflip._draining.http": {"twisted.web.http"},
+    "txtableflip._draining.http1": {"twisted.web.http"},
+    "txtableflip._draining.http2": {"twisted.web._http2"},
     "txtableflip._draining.websocket": {
         "twisted.web._websocket_impl",
         "autobahn.twisted.websocket",
@@ -85,22 +88,26 @@ class Drain:
     One drain of all connections: made when it begins.
     """
 
-    _log = ProcessLogger()
-    _journal = Journal()
-
     def __init__(
-        self, reactor: Any, connections: Connections, timeout: float, isReplaced: bool = False
+        self,
+        reactor: Reactor,
+        connections: Connections,
+        timeout: float,
+        journal: Journal,
+        isReplaced: bool,
     ) -> None:
         """
         @param timeout: how long the connections have, in seconds, but for those
             of a listener with a time of its own.
-        @param isReplaced: whether the child has taken over.
+        @param journal: is told of the begin and the end.
+        @param isReplaced: whether a child has taken over, for the journal.
         """
         for known in loadKnownProtocols():
-            known.register()
-        self._reactor = reactor
+            _register(known.adapters())
+        self._reactor: Any = reactor
         self._connections = connections
         self._timeout = timeout
+        self._journal = journal
         self._isReplaced = isReplaced
         self._begin = reactor.seconds()
         self._told: dict[Any, type] = {}
@@ -131,7 +138,7 @@ class Drain:
         # An abort takes effect in the next turn of the reactor.
         yield deferLater(self._reactor, 0, lambda: None)
         outcome = Outcome(self._initial - len(self._late), len(self._told), len(self._late))
-        self._journal.tell(Drained, **vars(outcome))
+        self._journal.tell(Drained, **asdict(outcome))
         return outcome
 
     @inlineCallbacks
@@ -149,7 +156,7 @@ class Drain:
             elif transport not in self._late:
                 self._late.add(transport)
                 self._close(transport)
-            elif left <= -LAST_WORDS:
+            elif left <= -LAST_BYTES_TIMEOUT:
                 transport.abortConnection()
             if number % AT_ONCE == 0:
                 yield deferLater(self._reactor, 0, lambda: None)
@@ -176,20 +183,17 @@ class Drain:
                 self._told[transport] = type(drainable)
                 done = drainable.drain(seconds)
                 if isinstance(done, Deferred):
-                    done.addCallback(lambda ignored: _close(transport))
-                    done.addErrback(self._failed, transport)
+                    done.addCallback(lambda ignored: self._close(transport))
+                    done.addErrback(_failed, str(transport))
         except Exception:  # noqa: BLE001 - it is no reason to cut the others
             self._broken.add(transport)
-            self._log.failure("telling {transport} to drain", transport=repr(transport))
+            _log.failure("telling {transport} to drain", transport=str(transport))
 
     def _close(self, transport: Any) -> None:
         try:
             _close(transport)
         except Exception:  # noqa: BLE001 - it will be aborted soon
-            self._log.failure("closing {transport}", transport=repr(transport))
-
-    def _failed(self, failure: Any, transport: Any) -> None:
-        self._log.failure("draining {transport}", failure=failure, transport=repr(transport))
+            _log.failure("closing {transport}", transport=str(transport))
 
     def _tellProgress(self) -> None:
         now = self._reactor.seconds()
@@ -197,17 +201,16 @@ class Drain:
             return
         self._nextProgress = now + PROGRESS
         for accepted in self._connections.listeners:
-            if len(accepted):
-                oldest, age = accepted.oldest()
-                self._log.info(
-                    "draining: {count} connections left on {listener}, the oldest of "
-                    "{age} s from {peer}; they have {left:.0f} s",
-                    count=len(accepted),
-                    listener=accepted.name,
-                    age=age,
-                    peer=str(oldest.getPeer()),
-                    left=max(0.0, self._left(accepted)),
-                )
+            oldest, age = accepted.oldest()
+            _log.info(
+                "draining: {count} connections left on {listener}, the oldest of "
+                "{age} s from {peer}; they have {left:.0f} s",
+                count=len(accepted),
+                listener=accepted.name,
+                age=age,
+                peer=str(oldest.getPeer()),
+                left=max(0.0, self._left(accepted)),
+            )
 
     def _wait(self, looked: float) -> Deferred[None]:
         """
@@ -218,17 +221,20 @@ class Drain:
         times = [
             time
             for accepted in self._connections.listeners
-            if len(accepted)
-            for time in (self._left(accepted), self._left(accepted) + LAST_WORDS)
+            for time in (self._left(accepted), self._left(accepted) + LAST_BYTES_TIMEOUT)
             if time > 0
         ]
-        waiter = self._connections.whenAllClosed().wait()
+        waiter = self._connections.whenAllClosed()
         waiter.addTimeout(
             min([max(TICK, looked * REST), *times]),
             self._reactor,
             onTimeoutCancel=lambda result, after: None,
         )
         return waiter
+
+
+def _failed(failure: Failure, transport: str) -> None:
+    _log.failure("draining {transport}", failure=failure, transport=transport)
 
 
 def findDrainable(transport: Any) -> Any:
@@ -272,7 +278,7 @@ def loadKnownProtocols() -> list[Any]:
     Load what is known of those libraries that this process has loaded: before it
     serves, for when it leaves, another release may be where its own was.
 
-    @return: the modules, each of which can C{register()} its adapters.
+    @return: the modules, each of which has C{adapters()}.
     """
     found = []
     for name, libraries in _KNOWN.items():
@@ -288,3 +294,13 @@ def loadKnownProtocols() -> list[Any]:
                     name=name,
                 )
     return found
+
+
+def _register(adapters: dict[type, Any]) -> None:
+    """
+    Register what makes an L{IDrainable} of the objects of some classes, unless
+    the application has registered something else.
+    """
+    for cls, adapter in adapters.items():
+        if getAdapterFactory(cls, IDrainable, None) is None:
+            registerAdapter(adapter, cls, IDrainable)

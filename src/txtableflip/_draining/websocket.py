@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.python.components import getAdapterFactory, registerAdapter
 from zope.interface import implementer
 
 from txtableflip.interfaces import IDrainable
@@ -76,26 +75,23 @@ class AutobahnDrain(_Later):
         self.protocol.sendCloseFrame(code=GOING_AWAY, isReply=False)
 
 
-def register() -> None:
-    """
-    Register the adapters for what is loaded, unless the application has
-    registered others.
-    """
-    autobahn: Any = sys.modules.get("autobahn.twisted.websocket")
-    twisted: Any = sys.modules.get("twisted.web._websocket_impl")
-    if autobahn is not None:
-        _register(autobahn.WebSocketServerProtocol, _drainAutobahn)
-    if twisted is not None:
-        _register(twisted._WebSocketWireProtocol, TwistedDrain)  # noqa: SLF001
-
-
-def _register(cls: type, adapter: Any) -> None:
-    if getAdapterFactory(cls, IDrainable, None) is None:
-        registerAdapter(adapter, cls, IDrainable)
-
-
 def _drainAutobahn(protocol: Any) -> AutobahnDrain | None:
     """
     @return: what drains a connection, unless it is not open yet.
     """
     return AutobahnDrain(protocol) if protocol.state == protocol.STATE_OPEN else None
+
+
+def adapters() -> dict[type, Any]:
+    """
+    @return: what makes an L{IDrainable} of whose objects, of the libraries that
+        are loaded.
+    """
+    found: dict[type, Any] = {}
+    autobahn: Any = sys.modules.get("autobahn.twisted.websocket")
+    twisted: Any = sys.modules.get("twisted.web._websocket_impl")
+    if autobahn is not None:
+        found[autobahn.WebSocketServerProtocol] = _drainAutobahn
+    if twisted is not None:
+        found[twisted._WebSocketWireProtocol] = TwistedDrain  # noqa: SLF001 - no other way to it
+    return found

@@ -14,32 +14,46 @@ from typing import Any
 from twisted.internet import udp, unix
 
 
-class AdoptedMulticastPort(udp.MulticastPort):
+class _Adopted:
+    """
+    Mixed into a port: has its socket given.
+    """
+
+    adopted: socket.socket
+
+    def _bindSocket(self) -> None:
+        self.socket = self.adopted
+        self.fileno = self.adopted.fileno
+        self.connected = 1
+
+
+class _AdoptedInternet(_Adopted):
+    """
+    Mixed into a port with a number.
+    """
+
+    def _bindSocket(self) -> None:
+        super()._bindSocket()
+        self._realPortNumber = self.adopted.getsockname()[1]
+
+
+class AdoptedUDPPort(_AdoptedInternet, udp.Port):
+    """
+    Twisted's UDP port.
+    """
+
+
+class AdoptedMulticastPort(_AdoptedInternet, udp.MulticastPort):
     """
     Twisted's multicast port.  The groups that the socket has joined are the
     socket's, and outlast any port on it.
     """
 
-    adopted: socket.socket
 
-    def _bindSocket(self) -> None:
-        self.socket = self.adopted
-        self.fileno = self.adopted.fileno  # type: ignore[method-assign]
-        self.connected = True
-        self._realPortNumber = self.adopted.getsockname()[1]
-
-
-class AdoptedUNIXDatagramPort(unix.DatagramPort):
+class AdoptedUNIXDatagramPort(_Adopted, unix.DatagramPort):
     """
     Twisted's UNIX datagram port, which leaves the path alone.
     """
-
-    adopted: socket.socket
-
-    def _bindSocket(self) -> None:
-        self.socket = self.adopted
-        self.fileno = self.adopted.fileno  # type: ignore[method-assign]
-        self.connected = True
 
 
 def startOn(port: Any, sock: socket.socket) -> Any:

@@ -17,7 +17,6 @@ from zope.interface import implementer
 
 from txtableflip._observers import OneShot
 from txtableflip._sockets.inventory import HeldDescriptor
-from txtableflip._sockets.ports import Ports
 from txtableflip._sockets.reactor import InheritingReactor
 from txtableflip.errors import InvalidEndpoint, NotInheritable
 
@@ -91,25 +90,19 @@ class InheritableEndpoint:
     An endpoint made from a string, with a reactor that inherits.
     """
 
-    def __init__(
-        self,
-        reactor: Any,
-        ports: Ports,
-        listens: Readiness,
-        description: str,
-        drainTimeout: float | None = None,
-    ) -> None:
+    def __init__(self, reactor: Any, readiness: Readiness, description: str) -> None:
         """
-        @raise ValueError: if the string describes no endpoint.
+        @param reactor: an L{InheritingReactor}, for this endpoint only.
+        @raise ValueError: if the string does not describe an endpoint.
         """
-        self._reactor = InheritingReactor(reactor, ports, drainTimeout)
-        self._listens = listens
+        self._reactor = reactor
+        self._readiness = readiness
         self._description = description
         if description.startswith("systemd:"):
-            self._inner = ActivatedEndpoint(self._reactor, ports, description)
+            self._inner = ActivatedEndpoint(reactor, description)
         else:
-            self._inner = serverFromString(self._reactor, description)
-        listens.expect(self, description)
+            self._inner = serverFromString(reactor, description)
+        readiness.expect(self, description)
 
     def __repr__(self) -> str:
         return f"<inheritable {self._description}>"
@@ -122,7 +115,7 @@ class InheritableEndpoint:
             has no listening socket.
         """
         listening: Deferred[Any] = self._listen(protocolFactory)
-        return self._listens.watch(self, listening)
+        return self._readiness.watch(self, listening)
 
     @inlineCallbacks
     def _listen(self, protocolFactory: Any) -> Any:
@@ -146,37 +139,43 @@ class ActivatedEndpoint:
     one process only.
     """
 
-    def __init__(self, reactor: InheritingReactor, ports: Ports, description: str) -> None:
+    def __init__(self, reactor: InheritingReactor, description: str) -> None:
         """
         @raise InvalidEndpoint: if systemd has passed no such socket to the
             first generation, and this is another.
         """
         self._reactor = reactor
-        self._ports = ports
-        self._key = ports.nextKey("systemd", description.partition(":")[2])
+        self._description = description
+        self._name = ("systemd", description.partition(":")[2])
         self._given = None
-        if not ports.inherits(self._key):
+        if not reactor.ports.inheritsAny(*self._name):
             try:
                 self._given = serverFromString(reactor, description)
             except LookupError as error:
-                raise InvalidEndpoint(
-                    f"tableflip:{description}: systemd has passed no such socket to this "
-                    f"process, nor did a parent: check the .socket unit; a new socket of it "
-                    f"needs a restart of the service, as systemd passes them at start only"
-                ) from error
+                raise self._missing() from error
 
     def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
         """
         See L{twisted.internet.interfaces.IStreamServerEndpoint.listen}.
         """
-        listening = maybeDeferred(
-            self._ports.listenOn, self._key, self._takeFromSystemd, protocolFactory
+        key = self._reactor.ports.nextKey(*self._name)
+        return maybeDeferred(
+            self._reactor.listenOn, key, self._takeFromSystemd, protocolFactory
         )
-        return listening.addCallback(self._reactor.listening)
 
     def _takeFromSystemd(self) -> HeldDescriptor:
         endpoint: Any = self._given
+        if endpoint is None:
+            # What the parent has left of this name, others have claimed.
+            raise self._missing()
         sock = socket.socket(fileno=endpoint.fileno)
         sock.setblocking(False)
         os.set_inheritable(sock.fileno(), False)
         return HeldDescriptor(sock)
+
+    def _missing(self) -> InvalidEndpoint:
+        return InvalidEndpoint(
+            f"tableflip:{self._description}: systemd has passed no such socket to this "
+            f"process, nor did a parent: check the .socket unit; a new socket of it "
+            f"needs a restart of the service, as systemd passes them at start only"
+        )

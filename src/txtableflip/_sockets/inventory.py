@@ -16,6 +16,7 @@ from typing import Protocol
 
 from txtableflip._handover.manifest import Entry, Identity, Key
 from txtableflip._sockets import unixpaths
+from txtableflip._sockets.each import forEach
 from txtableflip.errors import ChannelError
 
 _NETWORKS = {
@@ -54,7 +55,7 @@ class HasDescriptor(Protocol):
 
 class Descriptor:
     """
-    A descriptor that is no socket.
+    A descriptor that is not a socket.
     """
 
     def __init__(self, fileno: int) -> None:
@@ -84,7 +85,23 @@ class Descriptor:
         return fileno
 
 
-@dataclass
+@dataclass(frozen=True)
+class SocketOptions:
+    """
+    What the socket of a listener is to be like, where that may differ from
+    release to release.
+
+    @ivar backlog: the length of its queue, if that matters.
+    @ivar mode: the permissions of its path, if it has one.
+    @ivar isLocked: whether there is to be a lock beside its path.
+    """
+
+    backlog: int | None = None
+    mode: int | None = None
+    isLocked: bool = False
+
+
+@dataclass(eq=False)
 class HeldDescriptor:
     """
     One descriptor of the inventory, which owns it.
@@ -202,40 +219,48 @@ class Inventory:
             self.changes.kept.append(str(key))
         return held
 
-    def add(self, key: Key, held: HeldDescriptor) -> None:
+    def add(self, key: Key, held: HeldDescriptor) -> HeldDescriptor:
         """
-        Take in a descriptor that this process has made.
+        Take in a descriptor that this process has made, in the place of what had
+        its name.
+
+        @return: C{held}.
         """
+        if key in self.used:
+            self.remove(key, self.used[key])
         self.used[key] = held
         self.changes.bound.append(str(key))
-
-    def remove(self, key: Key) -> HeldDescriptor | None:
-        """
-        Close a descriptor, which no child will get any more.
-
-        @return: what it was, closed; or C{None} if it has been removed before.
-        """
-        held = self.used.pop(key, None)
-        if held is not None:
-            held.close()
         return held
+
+    def remove(self, key: Key, held: HeldDescriptor) -> None:
+        """
+        Close a descriptor, which no child will get any more, unless that has
+        been done: another may have its name by now.
+        """
+        if self.used.get(key) is held:
+            del self.used[key]
+            held.close()
 
     def prune(self) -> None:
         """
         Forget what the application has closed: it is not to be inherited.
         """
-        for key in [key for key, held in self.used.items() if not held.isOpen]:
-            self.remove(key)
+        for key, held in list(self.used.items()):
+            if not held.isOpen:
+                self.remove(key, held)
 
     def dropInherited(self) -> None:
         """
         Close what was inherited and never claimed, and remove its paths.
         """
-        for key, held in self.inherited.items():
-            held.close()
-            unixpaths.abandon(key.address, held.path)
-            self.changes.dropped.append(str(key))
+        forEach("drop", self.inherited, self._drop)
         self.inherited.clear()
+
+    def _drop(self, key: Key) -> None:
+        held = self.inherited[key]
+        self.changes.dropped.append(str(key))
+        unixpaths.abandon(key.address, held.path)
+        held.close()
 
     def names(self) -> list[str]:
         """
@@ -280,7 +305,7 @@ def identify(fileno: int) -> Identity:
 
 def _kind(opened: HasDescriptor) -> tuple[int, int]:
     """
-    @return: the family and the type of a socket, or twice 0 for what is none.
+    @return: the family and the type of a socket, or twice 0 for what is not one.
     """
     if isinstance(opened, socket.socket):
         return int(opened.family), int(opened.type)

@@ -14,12 +14,78 @@ from twisted.internet.interfaces import IListeningPort, IProtocol
 
 from txtableflip._draining.connections import Connections, CountedTCPServer, countedTransport
 from txtableflip._handover.manifest import Key
+from txtableflip._sockets.each import forEach, requireEach
 from txtableflip._sockets.inventory import Descriptor, HasDescriptor, HeldDescriptor, Inventory
 from txtableflip._sockets.ports import Ports
 from txtableflip._sockets.unixport import CountedUNIXServer
+from txtableflip.interfaces import Reactor
 
 
-class Fds:
+class _Named:
+    """
+    What has a name, of which the connections are parked and resumed with all
+    others.
+    """
+
+    def __init__(self, inventory: Inventory, connections: Connections) -> None:
+        self._inventory = inventory
+        self._connections = connections
+        self._kept: dict[Key, Any] = {}
+
+    def park(self) -> None:
+        """
+        Read nothing more from the connections.
+
+        @raise Exception: the first error, when all have had their turn.
+        """
+        requireEach("park", self._kept.values(), lambda transport: transport.stopReading())
+
+    def resume(self) -> None:
+        """
+        Read from the connections.
+
+        @raise Exception: the first error, when all have had their turn.
+        """
+        requireEach("resume", self._kept.values(), lambda transport: transport.startReading())
+
+    def closeHandedOver(self) -> None:
+        """
+        The child has the connections: send what is left to send, and close
+        them here.
+        """
+        forEach("close", self._kept.values(), lambda transport: transport.loseConnection())
+
+    def _add(self, kind: str, name: str, opened: HasDescriptor) -> None:
+        """
+        Keep something, in the place of what had its name.
+        """
+        self._inventory.add(Key(kind, "", name, 0), HeldDescriptor(opened))
+
+    def _find(self, kind: str, name: str) -> HasDescriptor | None:
+        key = Key(kind, "", name, 0)
+        held = self._inventory.used.get(key) or self._inventory.claim(key)
+        return held.handle if held is not None and held.isOpen else None
+
+    def _keep(self, name: str, transport: Any) -> None:
+        """
+        Park and resume a connection with all others; and forget it when it is
+        closed, which must not close it for other processes.
+        """
+        key = Key("connection", "", name, 0)
+        held = self._inventory.used[key]
+        transport.closeWithoutShutdown()
+        self._kept[key] = transport
+
+        def forget() -> None:
+            # Another connection may have the name by now.
+            if self._kept.get(key) is transport:
+                del self._kept[key]
+            self._inventory.remove(key, held)
+
+        self._connections.whenClosed(transport, forget)
+
+
+class Fds(_Named):
     """
     Files, connections and listening sockets by name (tableflip's C{Fds}); the
     names of each kind are apart from those of the others.
@@ -35,14 +101,12 @@ class Fds:
     """
 
     def __init__(
-        self, reactor: Any, inventory: Inventory, ports: Ports, connections: Connections
+        self, reactor: Reactor, inventory: Inventory, ports: Ports, connections: Connections
     ) -> None:
+        super().__init__(inventory, connections)
         self._reactor = reactor
-        self._inventory = inventory
         self._ports = ports
-        self._connections = connections
         self._accepted = connections.acceptedBy("connections by name")
-        self._kept: dict[Key, Any] = {}
 
     def addFile(self, name: str, fileno: int) -> None:
         """
@@ -111,43 +175,6 @@ class Fds:
             transport.stopReading()
         return protocol
 
-    def _keep(self, name: str, transport: Any) -> None:
-        """
-        Park and resume a connection with all others; and forget it when it is
-        closed, which must not close it for other processes.
-        """
-        key = Key("connection", "", name, 0)
-        transport.shareWithOthers()
-        self._kept[key] = transport
-
-        def forget() -> None:
-            self._kept.pop(key, None)
-            self._inventory.remove(key)
-
-        self._connections.whenClosed(transport, forget)
-
-    def park(self) -> None:
-        """
-        Read nothing more from the connections.
-        """
-        for transport in self._kept.values():
-            transport.stopReading()
-
-    def resume(self) -> None:
-        """
-        Read from the connections.
-        """
-        for transport in self._kept.values():
-            transport.startReading()
-
-    def letGo(self) -> None:
-        """
-        The child has the connections: send what is left to send, and close
-        them here.
-        """
-        for transport in list(self._kept.values()):
-            transport.loseConnection()
-
     def addListener(self, name: str, sock: socket.socket) -> None:
         """
         Hand over a copy of a socket on which the application accepts or
@@ -181,19 +208,6 @@ class Fds:
             return HeldDescriptor(sock)
 
         return self._ports.listenOn(key, make, factory)
-
-    def _add(self, kind: str, name: str, opened: HasDescriptor) -> None:
-        """
-        Keep something, in the place of what had its name.
-        """
-        key = Key(kind, "", name, 0)
-        self._inventory.remove(key)
-        self._inventory.add(key, HeldDescriptor(opened))
-
-    def _find(self, kind: str, name: str) -> HasDescriptor | None:
-        key = Key(kind, "", name, 0)
-        held = self._inventory.used.get(key) or self._inventory.claim(key)
-        return held.handle if held is not None and held.isOpen else None
 
 
 def _internetAddress(peer: Any) -> IPv4Address | IPv6Address:

@@ -10,17 +10,16 @@ is shared, too.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
-from itertools import chain
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
-from twisted.internet import tcp, udp
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
-from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txtableflip._draining.connections import (
@@ -29,263 +28,120 @@ from txtableflip._draining.connections import (
     CountedTCPServer,
     countedTransport,
 )
-from txtableflip._handover.manifest import Identity, Key
-from txtableflip._launch.logfile import shareAccessLog
+from txtableflip._handover.manifest import Key
+from txtableflip._journal import ProcessLogger
 from txtableflip._sockets import unixpaths
-from txtableflip._sockets.datagram import AdoptedMulticastPort, AdoptedUNIXDatagramPort, startOn
-from txtableflip._sockets.internet import bindInternet, canonical
-from txtableflip._sockets.inventory import HeldDescriptor, Inventory
+from txtableflip._sockets.each import forEach, requireEach
+from txtableflip._sockets.inventory import HeldDescriptor, Inventory, SocketOptions
 from txtableflip._sockets.unixport import UNIXPort
+from txtableflip.interfaces import Reactor
 
 _LONGEST_QUEUE = 2**31 - 1
 """
 What listen(2) takes at most, which shortens it as the system is configured.
 """
 
+ANY = SocketOptions()
+"""
+The socket is as it was made.
+"""
+
+_log = ProcessLogger()
+
+
+@dataclass(eq=False)
+class _Listener:
+    """
+    A socket of the inventory, and the reactor's port on it.
+
+    @ivar wanted: what the socket is to be like in this release.
+    @ivar ownsPath: whether its path and its lock are ours to remove: if this
+        process has made it, until a child takes over; and from when this
+        process takes over.
+    """
+
+    key: Key
+    held: HeldDescriptor
+    wanted: SocketOptions
+    ownsPath: bool
+    port: Any = None
+
+    def __str__(self) -> str:
+        return str(self.key)
+
+    def park(self) -> None:
+        self.ownsPath = False
+        self.port.stopReading()
+
+    def accept(self, changed: list[str]) -> None:
+        """
+        @param changed: gets, in words, what is changed of the socket.
+        """
+        self.ownsPath = True
+        self.port.startReading()
+        self._applyOptions(changed)
+        if self.wanted.isLocked:
+            unixpaths.takeLock(self.key.address)
+
+    def _applyOptions(self, changed: list[str]) -> None:
+        """
+        Give an inherited socket the options of this release, if they are
+        others than those of the last.
+        """
+        backlog, mode = self.wanted.backlog, self.wanted.mode
+        if backlog is not None and self.held.backlog not in (None, backlog):
+            changed.append(f"{self.key}: backlog {self.held.backlog}, now {backlog}")
+            self.held.backlog = backlog
+            cast(socket.socket, self.held.handle).listen(backlog)
+        if mode is not None and self.held.mode not in (None, mode):
+            changed.append(f"{self.key}: mode {self.held.mode:o}, now {mode:o}")
+            self.held.mode = mode
+            unixpaths.change(self.key.address, self.held.path, mode)
+
+    def stop(self) -> Deferred[Any]:
+        closing: Deferred[Any] = maybeDeferred(self.port.stopListening)
+        return closing.addErrback(self._stopFailed)
+
+    def _stopFailed(self, failure: Failure) -> None:
+        _log.failure("cannot stop {key}", failure=failure, key=str(self.key))
+
+    def removePath(self) -> None:
+        """
+        Remove its path and its lock, once, if they are ours.
+        """
+        if self.ownsPath:
+            self.ownsPath = False
+            unixpaths.remove(self.key.address, self.held.path)
+            if self.wanted.isLocked:
+                unixpaths.releaseLock(self.key.address)
+
 
 class Ports:
     """
-    Makes and adopts listening sockets, and parks and resumes them all.
+    Adopts listening sockets, and parks and resumes them all.
 
     @ivar accepting: whether this is the generation that accepts.
     """
 
-    _log = Logger()
-
     def __init__(
-        self, reactor: Any, inventory: Inventory, connections: Connections, *, accepting: bool
+        self,
+        reactor: Reactor,
+        inventory: Inventory,
+        connections: Connections,
+        *,
+        accepting: bool,
+        prepareFactory: Callable[[Any], object] = lambda factory: None,
     ) -> None:
+        """
+        @param prepareFactory: called with each factory before it is listened
+            with.
+        """
         self.accepting = accepting
         self._reactor = reactor
         self._inventory = inventory
         self._connections = connections
-        self._ports: dict[Key, Any] = {}
-        self._locked: set[Key] = set()
-        self._whenAccepting: dict[Key, list[Callable[[], object]]] = {}
-        # Whose paths and locks are ours to remove: what we have made, until a
-        # child takes over; and everything, from when we take over.
-        self._owned: set[Key] = set()
-
-    def listenTCP(
-        self, port: Any, factory: Any, backlog: int = 50, interface: str = ""
-    ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorTCP.listenTCP}.
-
-        @raise CannotListenError: if the address cannot be had.
-        """
-        # This port never listens: it knows how Twisted makes the socket.
-        model = tcp.Port(port, factory, backlog, interface, self._reactor)
-        network = "tcp6" if model.addressFamily == socket.AF_INET6 else "tcp"
-        key = self.nextKey(network, canonical(model.interface, model.port))
-
-        def create() -> HeldDescriptor:
-            sock = bindInternet(model)
-            sock.listen(backlog)
-            return HeldDescriptor(sock, backlog=backlog)
-
-        return self.listenOn(key, create, factory, backlog)
-
-    def listenUDP(
-        self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192
-    ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorUDP.listenUDP}.
-
-        @raise CannotListenError: if the address cannot be had.
-        """
-        model = udp.Port(port, protocol, interface, maxPacketSize, self._reactor)
-
-        def adopt(sock: socket.socket) -> Any:
-            return self._reactor.adoptDatagramPort(
-                sock.fileno(), sock.family, protocol, maxPacketSize
-            )
-
-        return self._receive(model, adopt)
-
-    def listenMulticast(
-        self,
-        port: int,
-        protocol: Any,
-        interface: str = "",
-        maxPacketSize: int = 8192,
-        listenMultiple: bool = False,
-    ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorMulticast.listenMulticast}.
-
-        @raise CannotListenError: if the address cannot be had.
-        """
-        model = AdoptedMulticastPort(
-            port, protocol, interface, maxPacketSize, self._reactor, listenMultiple
-        )
-        return self._receive(model, lambda sock: startOn(model, sock))
-
-    def listenUNIX(
-        self,
-        address: Any,
-        factory: Any,
-        backlog: int = 50,
-        mode: int = 0o666,
-        wantPID: int = 0,
-    ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorUNIX.listenUNIX}.
-
-        @raise CannotListenError: if the path cannot be had.
-        """
-        key = self.nextKey("unix", unixpaths.canonical(address))
-        if wantPID and not unixpaths.isAbstract(key.address):
-            self._lock(key)
-
-        def create() -> HeldDescriptor:
-            sock, identity = self._bindUNIX(key, socket.SOCK_STREAM, mode)
-            sock.listen(backlog)
-            return HeldDescriptor(sock, identity, backlog, mode)
-
-        try:
-            return self.listenOn(key, create, factory, backlog, mode)
-        except BaseException:
-            self.forget(key)
-            raise
-
-    def listenUNIXDatagram(
-        self, address: Any, protocol: Any, maxPacketSize: int = 8192, mode: int = 0o666
-    ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorUNIXDatagram.listenUNIXDatagram}.
-
-        @raise CannotListenError: if the path cannot be had.
-        """
-        key = self.nextKey("unixgram", unixpaths.canonical(address))
-        model = AdoptedUNIXDatagramPort(
-            key.address, protocol, maxPacketSize, mode, self._reactor
-        )
-        return _ListeningPort(
-            self,
-            key,
-            self._open(
-                key,
-                lambda: HeldDescriptor(
-                    *self._bindUNIX(key, socket.SOCK_DGRAM, mode), mode=mode
-                ),
-                lambda sock: startOn(model, sock),
-                mode=mode,
-            ),
-        )
-
-    def adoptStreamPort(self, fileno: int, family: int, factory: Any) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorSocket.adoptStreamPort}.  The
-        descriptor stays the caller's; its path is nobody's to remove.
-        """
-        sock = socket.socket(fileno=os.dup(fileno))
-        sock.setblocking(False)
-        network = {socket.AF_INET: "tcp", socket.AF_INET6: "tcp6"}.get(sock.family, "unix")
-        name = sock.getsockname()
-        address = os.fsdecode(name) if network == "unix" else canonical(*name[:2])
-        return self.listenOn(
-            self.nextKey(network, address), lambda: HeldDescriptor(sock), factory
-        )
-
-    def listenOn(
-        self,
-        key: Key,
-        create: Callable[[], HeldDescriptor],
-        factory: Any,
-        backlog: int | None = None,
-        mode: int | None = None,
-    ) -> IListeningPort:
-        """
-        Accept connections on the socket of a name.
-
-        @param create: makes the socket if none was inherited.
-        @param backlog: what the length of its queue is to be, if that matters.
-        @param mode: what the permissions of its path are to be, if it has one.
-        @raise ValueError: if the backlog is none that listen(2) would take.
-        """
-        if backlog is not None and abs(backlog) > _LONGEST_QUEUE:
-            raise ValueError(f"{key}: the backlog must be {_LONGEST_QUEUE} at most")
-        shareAccessLog(factory)
-
-        def adopt(sock: socket.socket) -> Any:
-            accepted = self._connections.acceptedBy(str(key))
-            if sock.family == socket.AF_UNIX:
-                adopted = self._adoptUNIX(key, sock, factory, accepted)
-            else:
-                adopted = self._reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
-                adopted.transport = countedTransport(CountedTCPServer, accepted)
-            adopted.accepted = accepted
-            return adopted
-
-        return _ListeningPort(self, key, self._open(key, create, adopt, backlog, mode))
-
-    def park(self) -> None:
-        """
-        Stop accepting, everywhere and at once, and keep the sockets.
-        """
-        self.accepting = False
-        self._owned.clear()
-        for port in self._ports.values():
-            port.stopReading()
-
-    def resume(self) -> None:
-        """
-        Accept, everywhere; and own what there is one of.
-        """
-        self.accepting = True
-        self._owned.update(self._ports)
-        pending, self._whenAccepting = self._whenAccepting, {}
-        for change in chain.from_iterable(pending.values()):
-            change()
-        for port in self._ports.values():
-            port.startReading()
-        for key in self._locked:
-            unixpaths.takeLock(key.address)
-
-    def hold(self) -> list[Any]:
-        """
-        Keep the factories from being stopped when their ports are closed,
-        which is before their last connections are.
-
-        @return: the factories, whose C{doStop} is to be called when they are.
-        """
-        factories = [port.factory for port in self._ports.values() if hasattr(port, "factory")]
-        for factory in factories:
-            factory.doStart()
-        return factories
-
-    def stop(self) -> Deferred[Any]:
-        """
-        Close all ports.
-
-        @return: a Deferred that fires when they are closed.
-        """
-        return DeferredList(
-            [maybeDeferred(port.stopListening) for port in self._ports.values()]
-        )
-
-    def forget(self, key: Key) -> None:
-        """
-        The application has stopped a port: no child is to inherit it.
-        """
-        self._ports.pop(key, None)
-        self._whenAccepting.pop(key, None)
-        held = self._inventory.remove(key)
-        if key in self._owned:
-            self._owned.remove(key)
-            if held is not None:
-                unixpaths.remove(key.address, held.path)
-            if key in self._locked:
-                unixpaths.releaseLock(key.address)
-        self._locked.discard(key)
-
-    def forgetAll(self) -> None:
-        """
-        This process ends: close all sockets, and remove the names that are ours.
-        """
-        for key in [*self._ports, *self._locked]:
-            self.forget(key)
+        self._prepareFactory = prepareFactory
+        self._listeners: list[_Listener] = []
 
     def nextKey(self, network: str, address: str) -> Key:
         """
@@ -293,118 +149,153 @@ class Ports:
         """
         return self._inventory.nextKey("listener", network, address)
 
-    def inherits(self, key: Key) -> bool:
+    def inheritsAny(self, network: str, address: str) -> bool:
         """
-        @return: whether the parent has left a listener of this name.
+        @return: whether the parent has left a listener with this address that
+            nobody has claimed.
         """
-        return key in self._inventory.inherited
+        names = [key[:3] for key in self._inventory.inherited]
+        return ("listener", network, address) in names
 
-    def _open(
+    def listenOn(
+        self,
+        key: Key,
+        create: Callable[[], HeldDescriptor],
+        factory: Any,
+        options: SocketOptions = ANY,
+        drainTimeout: float | None = None,
+    ) -> IListeningPort:
+        """
+        Accept connections on the socket of a name.
+
+        @param create: makes the socket if none was inherited.
+        @param options: what it is to be like if it was.
+        @param drainTimeout: how long its connections have to finish when this
+            process leaves, in seconds, if not as long as all.
+        @raise ValueError: if listen(2) would not take the backlog.
+        """
+        if options.backlog is not None and abs(options.backlog) > _LONGEST_QUEUE:
+            raise ValueError(f"{key}: the backlog must be {_LONGEST_QUEUE} at most")
+        self._prepareFactory(factory)
+        accepted = self._connections.acceptedBy(str(key), drainTimeout)
+
+        def adopt(sock: socket.socket) -> Any:
+            return _adoptStream(self._reactor, sock, factory, accepted)
+
+        return self.open(key, create, adopt, options)
+
+    def open(
         self,
         key: Key,
         create: Callable[[], HeldDescriptor],
         adopt: Callable[[socket.socket], Any],
-        backlog: int | None = None,
-        mode: int | None = None,
-    ) -> Any:
+        options: SocketOptions = ANY,
+    ) -> IListeningPort:
         """
-        Find the socket among what was inherited, or create it; and make a port
-        of it, parked if this is not the generation that accepts.
+        Find the socket of a name among what was inherited, or create it; and
+        make a port of it, parked if this is not the generation that accepts.
+
+        @param adopt: makes the reactor's port on a copy of the socket.
         """
-        held = self._inventory.claim(key)
-        how = "inherited"
-        if held is None:
-            held = create()
-            how = "new"
-            self._inventory.add(key, held)
-            self._owned.add(key)
-        else:
-            self._reconsider(key, held, backlog, mode)
-        sock: Any = held.handle
+        isNew = key not in self._inventory.inherited
+        held = self._inventory.claim(key) or self._inventory.add(key, create())
+        listener = _Listener(key, held, options, ownsPath=isNew)
+        forget = partial(self._forget, listener)
         try:
-            port = adopt(sock)
+            listener.port = adopt(cast(socket.socket, held.handle))
         except BaseException:
-            self.forget(key)
+            forget()
             raise
         if not self.accepting:
-            port.stopReading()
-        self._ports[key] = port
-        self._forgetWhenClosed(key, port)
-        self._log.info("listening on {key} ({how} socket)", key=key, how=how)
-        return port
+            listener.port.stopReading()
+        self._listeners.append(listener)
+        _callWhenClosed(listener.port, forget)
+        how = "new" if isNew else "inherited"
+        _log.info("listening on {key} ({how} socket)", key=str(key), how=how)
+        return _ListeningPort(listener.port, key, forget)
 
-    def _forgetWhenClosed(self, key: Key, port: Any) -> None:
+    def park(self) -> None:
         """
-        Forget a port whoever closes it: a datagram protocol may, as it has the
-        port for its transport.
-        """
-        closed = port.connectionLost
+        Stop accepting, everywhere and at once, and keep the sockets.
 
-        def connectionLost(*reason: Any) -> None:
-            del port.connectionLost
-            # Not if somebody has listened there again in the meantime.
-            if self._ports.get(key) is port:
-                self.forget(key)
-            closed(*reason)
-
-        port.connectionLost = connectionLost
-
-    def _reconsider(
-        self, key: Key, held: HeldDescriptor, backlog: int | None, mode: int | None
-    ) -> None:
+        @raise Exception: the first error, when all have had their turn.
         """
-        Give an inherited socket the options of this release, if they are
-        others than those of the last; not before it is ours.
+        self.accepting = False
+        requireEach("park", self._listeners, _Listener.park)
+
+    def resume(self) -> None:
         """
+        Start accepting, everywhere, and take ownership of paths and locks.
+
+        @raise Exception: the first error, when all have had their turn.
+        """
+        self.accepting = True
         changed = self._inventory.changes.changed
-        pending = self._whenAccepting.setdefault(key, [])
-        sock: Any = held.handle
-        if backlog is not None and held.backlog not in (None, backlog):
-            changed.append(f"{key}: backlog {held.backlog}, now {backlog}")
-            pending.append(lambda: sock.listen(backlog))
-            held.backlog = backlog
-        if mode is not None and held.mode not in (None, mode):
-            changed.append(f"{key}: mode {held.mode:o}, now {mode:o}")
-            pending.append(lambda: unixpaths.change(key.address, held.path, mode))
-            held.mode = mode
+        requireEach("resume", self._listeners, lambda listener: listener.accept(changed))
 
-    def _receive(self, model: Any, adopt: Callable[[socket.socket], Any]) -> IListeningPort:
+    def deferFactoryStop(self) -> list[Any]:
         """
-        Receive the datagrams that Twisted's port, which is not started, would.
+        Keep the factories from being stopped when their ports are closed,
+        which is before their last connections are.
+
+        @return: the factories, whose C{doStop} is to be called when they are.
         """
-        network = "udp6" if model.addressFamily == socket.AF_INET6 else "udp"
-        key = self.nextKey(network, canonical(model.interface, model.port))
-        return _ListeningPort(
-            self, key, self._open(key, lambda: HeldDescriptor(bindInternet(model)), adopt)
-        )
+        ports = [listener.port for listener in self._listeners]
+        factories = [port.factory for port in ports if hasattr(port, "factory")]
+        for factory in factories:
+            factory.doStart()
+        return factories
 
-    def _bindUNIX(
-        self, key: Key, kind: int, mode: int
-    ) -> tuple[socket.socket, Identity | None]:
-        sock = socket.socket(socket.AF_UNIX, kind)
-        try:
-            identity = unixpaths.bind(sock, key.address, mode)
-        except BaseException:
-            sock.close()
-            raise
-        sock.setblocking(False)
-        return sock, identity
+    def stop(self) -> Deferred[Any]:
+        """
+        Close all ports, which no child is to inherit then.
 
-    def _adoptUNIX(
-        self, key: Key, sock: socket.socket, factory: Any, accepted: AcceptedConnections
-    ) -> Any:
-        port = UNIXPort(self._reactor, sock.dup(), factory, accepted)
+        @return: a Deferred that fires when they are closed.
+        """
+        return DeferredList([listener.stop() for listener in list(self._listeners)])
+
+    def forgetAll(self) -> None:
+        """
+        This process ends: close all sockets, and remove the names that are ours.
+        """
+        forEach("forget", self._listeners, self._forget)
+
+    def _forget(self, listener: _Listener) -> None:
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+        listener.removePath()
+        self._inventory.remove(listener.key, listener.held)
+
+
+def _adoptStream(
+    reactor: Reactor, sock: socket.socket, factory: Any, accepted: AcceptedConnections
+) -> Any:
+    """
+    @return: a port that accepts on a copy of a socket, and counts.
+    """
+    port: Any
+    if sock.family == socket.AF_UNIX:
+        port = UNIXPort(reactor, sock.dup(), factory, accepted)
         port.startListening()
-        return port
+    else:
+        port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+        port.transport = countedTransport(CountedTCPServer, accepted)
+    return port
 
-    def _lock(self, key: Key) -> None:
-        """
-        Take the lock of a path, unless the parent has it and will leave it.
-        """
-        if not self.inherits(key):
-            unixpaths.lock(key.address)
-            self._owned.add(key)
-        self._locked.add(key)
+
+def _callWhenClosed(port: Any, call: Callable[[], object]) -> None:
+    """
+    Have something done before a port of the reactor's is closed, whoever does
+    that: a datagram protocol may, as it has the port for its transport, and the
+    reactor may, if the kernel says that the socket is dead.
+    """
+    lost = port.connectionLost
+
+    def connectionLost(*reason: Any) -> None:
+        call()
+        lost(*reason)
+
+    port.connectionLost = connectionLost
 
 
 @implementer(IListeningPort)
@@ -413,10 +304,10 @@ class _ListeningPort:
     A port of the reactor's, which leaves the inventory when it is stopped.
     """
 
-    def __init__(self, ports: Ports, key: Key, port: Any) -> None:
-        self._ports = ports
-        self._key = key
+    def __init__(self, port: Any, key: Key, forget: Callable[[], None]) -> None:
         self._port = port
+        self._key = key
+        self._forget = forget
 
     def __repr__(self) -> str:
         return f"<inheritable {self._port!r}>"
@@ -438,7 +329,7 @@ class _ListeningPort:
         @return: a Deferred that fires when that has been done, or C{None} if
             there was nothing to do.
         """
-        self._ports.forget(self._key)
+        self._forget()
         return self._port.stopListening()
 
     def getHost(self) -> Any:

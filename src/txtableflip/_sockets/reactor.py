@@ -4,12 +4,28 @@ A reactor whose listening sockets are inherited.
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Callable
 from typing import Any
 
+from twisted.internet import tcp
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import directlyProvides, providedBy
 
-from txtableflip._sockets.ports import Ports
+from txtableflip._handover.manifest import Key
+from txtableflip._sockets import unixpaths
+from txtableflip._sockets.datagram import (
+    AdoptedMulticastPort,
+    AdoptedUDPPort,
+    AdoptedUNIXDatagramPort,
+    startOn,
+)
+from txtableflip._sockets.internet import bindInternet, canonicalAddress, nameOf
+from txtableflip._sockets.inventory import HeldDescriptor, SocketOptions
+from txtableflip._sockets.ports import ANY, Ports
+from txtableflip._sockets.unixport import bindUNIX
+from txtableflip.interfaces import Reactor
 
 _WAYS_TO_LISTEN = (
     "listenTCP",
@@ -23,21 +39,26 @@ _WAYS_TO_LISTEN = (
 
 class InheritingReactor:
     """
-    The reactor, but for the ways of listening, which go through L{Ports}.
+    The reactor, but for the ways of listening, which are those of its
+    interfaces, and adopt sockets through L{Ports}.
 
+    @ivar ports: those.
     @ivar listened: how often something has listened through this object, by
         which one can tell that an endpoint did.
     """
 
-    def __init__(self, reactor: Any, ports: Ports, drainTimeout: float | None = None) -> None:
+    def __init__(
+        self, reactor: Reactor, ports: Ports, drainTimeout: float | None = None
+    ) -> None:
         """
         @param drainTimeout: how long the connections of what listens through
             this object have to finish, in seconds, if not as long as all.
         """
+        self.ports = ports
         self.listened = 0
         self._drainTimeout = drainTimeout
-        self._reactor = reactor
-        self._ports = ports
+        # Twisted's own ports want more of a reactor than we call.
+        self._reactor: Any = reactor
         directlyProvides(self, providedBy(reactor))
 
     def __getattr__(self, name: str) -> Any:
@@ -55,25 +76,53 @@ class InheritingReactor:
             if hasattr(self._reactor, name):
                 setattr(self._reactor, name, getattr(self, name))
 
-    def listening(self, port: Any) -> IListeningPort:
+    def listenOn(
+        self,
+        key: Key,
+        create: Callable[[], HeldDescriptor],
+        factory: Any,
+        options: SocketOptions = ANY,
+    ) -> IListeningPort:
         """
-        Something listens.
-
-        @return: C{port}.
+        Accept connections on the socket of a name: see L{Ports.listenOn}.
         """
+        port = self.ports.listenOn(key, create, factory, options, self._drainTimeout)
         self.listened += 1
-        if self._drainTimeout is not None:
-            port.accepted.drainTimeout = self._drainTimeout
-        listening: IListeningPort = port
-        return listening
+        return port
+
+    def _receive(
+        self,
+        key: Key,
+        create: Callable[[], HeldDescriptor],
+        model: Any,
+        options: SocketOptions = ANY,
+    ) -> IListeningPort:
+        """
+        Receive datagrams on the socket of a name.
+
+        @param model: the port, which has not been started.
+        """
+        port = self.ports.open(key, create, lambda sock: startOn(model, sock), options)
+        self.listened += 1
+        return port
+
+    def _receiveInternet(self, model: Any) -> IListeningPort:
+        key = self.ports.nextKey(*nameOf("udp", model))
+        return self._receive(key, lambda: HeldDescriptor(bindInternet(model)), model)
 
     def listenTCP(
         self, port: Any, factory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorTCP.listenTCP}.
-        """
-        return self.listening(self._ports.listenTCP(port, factory, backlog, interface))
+        # This port never listens: it knows how Twisted makes the socket.
+        model = tcp.Port(port, factory, backlog, interface, self._reactor)
+
+        def create() -> HeldDescriptor:
+            sock = bindInternet(model)
+            sock.listen(backlog)
+            return HeldDescriptor(sock, backlog=backlog)
+
+        key = self.ports.nextKey(*nameOf("tcp", model))
+        return self.listenOn(key, create, factory, SocketOptions(backlog))
 
     def listenSSL(
         self,
@@ -83,9 +132,6 @@ class InheritingReactor:
         backlog: int = 50,
         interface: str = "",
     ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorSSL.listenSSL}.
-        """
         # Here, because it needs pyOpenSSL, which need not be installed.
         from twisted.protocols.tls import TLSMemoryBIOFactory  # noqa: PLC0415
 
@@ -93,25 +139,23 @@ class InheritingReactor:
         return self.listenTCP(port, wrapped, backlog, interface)
 
     def listenUNIX(
-        self,
-        address: Any,
-        factory: Any,
-        backlog: int = 50,
-        mode: int = 0o666,
-        wantPID: int = 0,
+        self, address: Any, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
     ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorUNIX.listenUNIX}.
-        """
-        return self.listening(self._ports.listenUNIX(address, factory, backlog, mode, wantPID))
+        path = unixpaths.canonical(address)
+        isLocked = bool(wantPID) and not unixpaths.isAbstract(path)
+        return self.listenOn(
+            self.ports.nextKey("unix", path),
+            lambda: bindUNIX(path, socket.SOCK_STREAM, mode, backlog, isLocked=isLocked),
+            factory,
+            SocketOptions(backlog, mode, isLocked),
+        )
 
     def listenUDP(
         self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192
     ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorUDP.listenUDP}.
-        """
-        return self.listening(self._ports.listenUDP(port, protocol, interface, maxPacketSize))
+        return self._receiveInternet(
+            AdoptedUDPPort(port, protocol, interface, maxPacketSize, self._reactor)
+        )
 
     def listenMulticast(
         self,
@@ -121,31 +165,33 @@ class InheritingReactor:
         maxPacketSize: int = 8192,
         listenMultiple: bool = False,
     ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorMulticast.listenMulticast}.
-        """
-        return self.listening(
-            self._ports.listenMulticast(
-                port, protocol, interface, maxPacketSize, listenMultiple
-            )
-        )
+        where = (port, protocol, interface, maxPacketSize, self._reactor)
+        return self._receiveInternet(AdoptedMulticastPort(*where, listenMultiple))
 
     def listenUNIXDatagram(
         self, address: Any, protocol: Any, maxPacketSize: int = 8192, mode: int = 0o666
     ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorUNIXDatagram.listenUNIXDatagram}.
-        """
-        return self.listening(
-            self._ports.listenUNIXDatagram(address, protocol, maxPacketSize, mode)
+        path = unixpaths.canonical(address)
+        return self._receive(
+            self.ports.nextKey("unixgram", path),
+            lambda: bindUNIX(path, socket.SOCK_DGRAM, mode),
+            AdoptedUNIXDatagramPort(path, protocol, maxPacketSize, mode, self._reactor),
+            SocketOptions(mode=mode),
         )
 
     def adoptStreamPort(
         self, fileDescriptor: int, addressFamily: int, factory: Any
     ) -> IListeningPort:
-        """
-        See L{twisted.internet.interfaces.IReactorSocket.adoptStreamPort}.
-        """
-        return self.listening(
-            self._ports.adoptStreamPort(fileDescriptor, addressFamily, factory)
-        )
+        # The descriptor stays the caller's; its path is nobody's to remove.
+        sock = socket.socket(fileno=os.dup(fileDescriptor))
+        sock.setblocking(False)
+        key = self.ports.nextKey(*_nameOf(sock))
+        return self.listenOn(key, lambda: HeldDescriptor(sock), factory)
+
+
+def _nameOf(sock: socket.socket) -> tuple[str, str]:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return "unix", os.fsdecode(name)
+    network = "tcp6" if sock.family == socket.AF_INET6 else "tcp"
+    return network, canonicalAddress(*name[:2])

@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from twisted.internet.error import CannotListenError
-from twisted.logger import Logger
 from twisted.python.lockfile import FilesystemLock
 
 from txtableflip._handover.manifest import Identity
+from txtableflip._journal import ProcessLogger
 
-_log = Logger()
+_log = ProcessLogger()
 
 _LONGEST_PID = 9
 """
@@ -51,7 +51,7 @@ def change(address: str, identity: Identity | None, mode: int) -> None:
     """
     Give a path other permissions, if it still is what we bound.
     """
-    if identity is not None and identify(address) == identity:
+    if identity is not None and identityAt(address) == identity:
         with _reporting("change the mode of", address):
             # As bind does, which knows nothing of other bits.
             os.chmod(address, mode & 0o777)
@@ -75,7 +75,7 @@ def bind(sock: socket.socket, address: str, mode: int) -> Identity | None:
         _bind(sock, address)
     finally:
         os.umask(previous)
-    return identify(address)
+    return identityAt(address)
 
 
 def _bind(sock: socket.socket, address: str) -> None:
@@ -118,7 +118,7 @@ def _isAlive(address: str) -> bool:
         return probe.connect_ex(address) != errno.ECONNREFUSED
 
 
-def identify(address: str) -> Identity | None:
+def identityAt(address: str) -> Identity | None:
     """
     @return: what is at a path now, or C{None} if nothing is.
     """
@@ -133,7 +133,7 @@ def remove(address: str, identity: Identity | None) -> None:
     """
     Unlink a path, if it still is what we bound.
     """
-    if identity is not None and identify(address) == identity:
+    if identity is not None and identityAt(address) == identity:
         with _reporting("remove the socket", address):
             os.unlink(address)
 
@@ -143,7 +143,7 @@ def abandon(address: str, identity: Identity | None) -> None:
     Unlink a path that is not wanted any more, if it still is what was bound,
     and the lock that an earlier generation has left beside it.
     """
-    if identity is not None and identify(address) == identity:
+    if identity is not None and identityAt(address) == identity:
         remove(address, identity)
         if _isLock(lockName(address)):
             with _reporting("remove the lock of", address):
@@ -224,7 +224,7 @@ def _reporting(what: str, address: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _log.error("cannot {what} {path}: {error}", what=what, path=address, error=error)
+        _log.error("cannot {what} {path}: {error}", what=what, path=address, error=str(error))
 
 
 def lockName(address: str) -> str:

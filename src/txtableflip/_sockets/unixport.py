@@ -19,7 +19,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -28,6 +27,10 @@ from txtableflip._draining.connections import (
     CountedTransport,
     countedTransport,
 )
+from txtableflip._journal import ProcessLogger
+from txtableflip._sockets import unixpaths
+from txtableflip._sockets.inventory import HeldDescriptor
+from txtableflip.interfaces import Reactor
 
 ACCEPTS_PER_TURN = 100
 """
@@ -41,10 +44,15 @@ want to connect wait in the queue.
 """
 
 
+_log = ProcessLogger()
+
+
 class CountedUNIXServer(CountedTransport, unix.Server):
     """
     Twisted's transport of an accepted UNIX connection, counted.
     """
+
+    __slots__ = ("accepted", "since")
 
 
 @implementer(IListeningPort)
@@ -54,19 +62,19 @@ class UNIXPort(FileDescriptor):
     which it closes in the end without further ado.
     """
 
-    _log = Logger()
     # The transport of a connection shows this in its repr.
     _realPortNumber = None
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         sock: socket.socket,
         factory: Any,
         accepted: AcceptedConnections,
     ) -> None:
-        super().__init__(reactor)
-        self._clock = reactor
+        clock: Any = reactor
+        super().__init__(clock)
+        self._clock = clock
         self.socket = sock
         self.factory = factory
         self._transport = countedTransport(CountedUNIXServer, accepted)
@@ -117,11 +125,11 @@ class UNIXPort(FileDescriptor):
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                self._log.warn(
+                _log.warn(
                     "cannot accept at {address}, trying again in {pause} s: {error}",
-                    address=self.getHost(),
+                    address=str(self.getHost()),
                     pause=PAUSE,
-                    error=error,
+                    error=str(error),
                 )
                 self.stopReading()
                 self._pause = self._clock.callLater(PAUSE, self.startReading)
@@ -141,7 +149,7 @@ class UNIXPort(FileDescriptor):
             )
             protocol.makeConnection(transport)
         except Exception:  # noqa: BLE001 - the port must outlive it
-            self._log.failure("building a protocol for a connection")
+            _log.failure("building a protocol for a connection")
 
     def stopListening(self) -> Deferred[None]:
         """
@@ -160,3 +168,31 @@ class UNIXPort(FileDescriptor):
         super().connectionLost(reason)
         self.socket.close()
         self.factory.doStop()
+
+
+def bindUNIX(
+    address: str, kind: int, mode: int, backlog: int | None = None, *, isLocked: bool = False
+) -> HeldDescriptor:
+    """
+    Make a UNIX socket at a path, or with an abstract name.
+
+    @param kind: the type of the socket (socket(2)).
+    @param mode: the permissions of the path.
+    @param backlog: the length of its queue, if it is to listen.
+    @param isLocked: whether to take the lock beside the path, first.
+    @raise CannotListenError: if the path or the lock cannot be had.
+    """
+    if isLocked:
+        unixpaths.lock(address)
+    sock = socket.socket(socket.AF_UNIX, kind)
+    try:
+        identity = unixpaths.bind(sock, address, mode)
+    except BaseException:
+        sock.close()
+        if isLocked:
+            unixpaths.releaseLock(address)
+        raise
+    sock.setblocking(False)
+    if backlog is not None:
+        sock.listen(backlog)
+    return HeldDescriptor(sock, identity, backlog, mode)

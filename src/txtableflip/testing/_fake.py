@@ -48,8 +48,8 @@ class FakeUpgrader(Upgrader):
         """
         See L{Upgrader.endpoint}.  What it makes listens on the given reactor.
         """
-        reactor: Any = self.reactor
-        return InheritableEndpoint(reactor, reactor, self._readiness, description)
+        reactor = _CountingReactor(self.reactor)
+        return InheritableEndpoint(reactor, self._readiness, description)
 
     def redeployOn(self, name: str) -> None:
         """
@@ -152,3 +152,19 @@ def _recording(name: str) -> Callable[..., None]:
 for _name in vars(_lifecycle.Steps):
     if not _name.startswith("_"):
         setattr(Recorder, _name, _recording(_name))
+
+
+class _CountingReactor:
+    """
+    The reactor, seen through an object that counts how often something listens,
+    as an L{InheritingReactor <txtableflip._sockets.reactor.InheritingReactor>}
+    does.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self.listened = 0
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        self.listened += name.startswith("listen")
+        return getattr(self._reactor, name)
