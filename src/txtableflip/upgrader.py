@@ -24,6 +24,7 @@ from txtableflip import _lifecycle
 from txtableflip._draining.connections import OpenConnection
 from txtableflip._generation import Generation
 from txtableflip._handover.parent import findParent
+from txtableflip._handover.variable import takeChannel
 from txtableflip._launch.relaunch import successorCommand
 from txtableflip._launch.signals import SignalHandler, StopHandler, redeploySignal, signalNumber
 from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
@@ -98,7 +99,7 @@ class Upgrader:
                 "this process has an Upgrader: make yours before the first tableflip: "
                 "endpoint string, or pass the one there is (txtableflip.currentUpgrader())"
             )
-        parent = findParent()
+        parent = findParent(takeChannel())
         self._process = Generation(
             *(reactor, parent, upgradeTimeout, pidFile),
             lambda: successorCommand(command, envFile),

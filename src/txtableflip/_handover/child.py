@@ -109,6 +109,13 @@ class Child(ProcessProtocol):
         self._isOver = False
         self._status: Any = None
 
+    @property
+    def peerPid(self) -> int | None:
+        """
+        See L{MessageReceiver <txtableflip._handover.channel.MessageReceiver>}.
+        """
+        return self.pid
+
     # -- what it is told
 
     def start(self, command: Command, manifest: Manifest, descriptors: Sequence[int]) -> None:
@@ -118,7 +125,7 @@ class Child(ProcessProtocol):
         try:
             ours, theirs = socket.socketpair()
             with theirs:
-                self._channel = connectChannel(self._reactor, ours, self)
+                self._channel = connectChannel(self._reactor, ours, self, "child")
                 self._spawn(command, theirs)
             self._send(manifest, descriptors)
         except (OSError, ValueError, ChannelError) as error:
@@ -193,7 +200,7 @@ class Child(ProcessProtocol):
         end tells the child.
         """
         if self._channel is not None:
-            self._channel.neverClose()
+            self._channel.keepOpenUntilExit()
 
     # -- what it says
 
