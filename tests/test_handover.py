@@ -834,13 +834,14 @@ def logged():
     globalLogPublisher.removeObserver(seen.append)
 
 
-def test_a_receiver_that_raises_makes_a_garbled_peer_and_nothing_propagates(logged):
+@pytest.mark.parametrize("peer", ["parent", "child"])
+def test_a_receiver_that_raises_makes_a_garbled_peer_and_nothing_propagates(peer, logged):
     """
     An exception would close the channel, and the peer would take that for the
     end of this process: it is logged instead, and nothing more is heard.
     """
     receiver, transport = Raising(), Transport()
-    channel = Channel(receiver, "child")
+    channel = Channel(receiver, peer)
     channel.makeConnection(transport)
     channel.dataReceived(sent(Ready(), Serving()))
     channel.dataReceived(sent(Serving()))
