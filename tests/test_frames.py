@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import finite, texts
 from twisted.internet.error import ConnectionDone
-from twisted.internet.testing import MemoryReactor
+from twisted.internet.testing import MemoryReactor, StringTransport
 from twisted.python.failure import Failure
 
 from txtableflip._handover import channel as channels
@@ -387,6 +387,28 @@ def test_descriptors_that_are_not_expected_are_closed_and_the_peer_is_garbled(en
             ends.turn()
         assert ends.heard[other].heard == [Redeploy(), "300 descriptors came with a Manifest"]
     closeAll(sent)
+
+
+class Raising(Receiver):
+    """
+    Can act on nothing.
+    """
+
+    def messageReceived(self, message):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("first", [{"message": "Ready"}, {"message": 1}, {"message": "Hello"}])
+def test_what_has_come_behind_a_garbled_message_is_closed(first):
+    """
+    Also if that was whole, and what came behind it is not yet.
+    """
+    with nothingLeaks():
+        channel = channels.Channel(Raising(), "parent")
+        channel.makeConnection(StringTransport())
+        second = writeFrame({"message": "Ready"}, 2)
+        channel.received(writeFrame(first) + second[:-1], opened(2))
+        channel.received(second[-1:], opened(1))
 
 
 def test_a_peer_that_dies_within_a_frame_leaves_no_descriptor(ends):

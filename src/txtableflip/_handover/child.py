@@ -111,9 +111,6 @@ class Child(ProcessProtocol):
 
     @property
     def peerPid(self) -> int | None:
-        """
-        See L{MessageReceiver <txtableflip._handover.channel.MessageReceiver>}.
-        """
         return self.pid
 
     # -- what it is told

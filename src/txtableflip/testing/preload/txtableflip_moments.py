@@ -154,7 +154,7 @@ def sidesOf(listener):
 def send(original, self, message, *descriptors):
     if not self._open:
         return
-    name, other = sidesOf(self._listener)
+    name, other = sidesOf(self._receiver)
     at(f"{name} says {type(message).__name__}", other)
     original(self, message, *descriptors)
     at(f"{name} has said {type(message).__name__}", other)
