@@ -10,27 +10,39 @@ from functools import partial
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import JSON, messages, texts
+from strategies import (
+    JSON,
+    entries,
+    finite,
+    manifestsOf,
+    messages,
+    texts,
+    unknownEntries,
+)
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from txtableflip._handover import messages as wire
+from txtableflip._handover import frames as wire
 from txtableflip._handover.channel import Channel
-from txtableflip._handover.manifest import Entry, Identity, Key
+from txtableflip._handover.frames import MAX_FRAME, FrameReader
+from txtableflip._handover.manifest import Entry, Identity, Key, UnknownEntry
 from txtableflip._handover.messages import (
-    MAX_FRAME,
-    VERSION,
+    SPEAKS,
     Abort,
     Hello,
     Manifest,
+    Range,
     Ready,
     Redeploy,
     Refused,
     Serving,
+    agree,
     decode,
     encode,
 )
+from txtableflip._journal import Event, Hearing, HearingTheEnd, Journal, Said, Saying
 from txtableflip.errors import ChannelError
 
 MANIFEST = Manifest(
@@ -44,25 +56,68 @@ MANIFEST = Manifest(
 )
 
 
+def contentOf(message):
+    """
+    Return what a frame has behind its length.
+    """
+    return encode(message)[4:]
+
+
+def framed(content):
+    """
+    Return the bytes of a frame on the wire.
+    """
+    return struct.pack("!I", len(content)) + content
+
+
+def decoded(content):
+    """
+    Return the message that a frame with this content is.
+    """
+    [frame] = FrameReader().receive(framed(content))
+    return decode(frame)
+
+
+def valuesOf(message):
+    """
+    Return the header of a message.
+    """
+    return json.loads(contentOf(message))
+
+
+def line(values):
+    """
+    Return the content of a frame with this header.
+    """
+    return json.dumps(values).encode() + b"\n"
+
+
 def frame(**changes):
     """
-    Return a good manifest as a frame, but for some of its fields.
+    Return a good manifest as the content of a frame, but for some of its fields.
     """
-    values = {**json.loads(encode(MANIFEST)), **changes}
-    return json.dumps(values).encode() + b"\n"
+    return line({**valuesOf(MANIFEST), **changes})
 
 
 def changedEntry(**changes):
     """
-    Return a good manifest as a frame, but for some fields of its first entry.
+    Return a good manifest as the content of a frame, but for some fields of its
+    first entry, or of that one's key.
     """
-    entries = json.loads(encode(MANIFEST))["entries"]
+    entries = valuesOf(MANIFEST)["entries"]
     for name, value in changes.items():
-        if name in Entry._fields:
-            entries[0][Entry._fields.index(name)] = value
-        else:
-            entries[0].append(value)
+        place = entries[0]["key"] if name in entries[0]["key"] else entries[0]
+        place[name] = value
     return frame(entries=entries)
+
+
+def without(field, of=MANIFEST):
+    """
+    Return a message as the content of a frame, but for one of its fields.
+    """
+    values = valuesOf(of)
+    del values[field]
+    return line(values)
 
 
 def refusal(content):
@@ -70,7 +125,7 @@ def refusal(content):
     Return the message of the error with which a frame is refused.
     """
     with pytest.raises(ChannelError) as info:
-        decode(content)
+        decoded(content)
     return str(info.value)
 
 
@@ -78,7 +133,7 @@ def test_the_manifest_of_these_tests_is_good():
     """
     What is spoiled below is the reason why it is refused.
     """
-    assert decode(frame()) == decode(changedEntry()) == MANIFEST
+    assert decoded(frame()) == decoded(changedEntry()) == MANIFEST
 
 
 @given(messages)
@@ -86,7 +141,7 @@ def test_every_message_survives(message):
     """
     What is decoded is what was encoded: equal, and of the same types.
     """
-    found = decode(encode(message))
+    found = decoded(contentOf(message))
     assert found == message
     assert repr(found) == repr(message)
 
@@ -96,7 +151,7 @@ def test_a_truncated_frame_is_refused(message, data):
     """
     No beginning of a frame is a frame.
     """
-    whole = encode(message)
+    whole = contentOf(message)
     cut = data.draw(st.integers(0, len(whole) - 1))
     assert refusal(whole[:cut])
 
@@ -106,7 +161,7 @@ def test_a_frame_with_a_body_is_refused(message, body):
     """
     No message has a body yet, so a frame ends with its newline.
     """
-    assert "ends where it should not" in refusal(encode(message) + body)
+    assert "ends where it should not" in refusal(contentOf(message) + body)
 
 
 @given(st.binary())
@@ -132,7 +187,7 @@ def test_one_wrong_value_is_refused(message, data):
     A message in which any value is replaced by any other is a message of the
     right types all the same, or is refused.
     """
-    values = json.loads(encode(message))
+    values = valuesOf(message)
     place, name = values, data.draw(st.sampled_from(sorted(values)))
     while isinstance(place[name], (list, dict)) and place[name] and data.draw(st.booleans()):
         place = place[name]
@@ -140,76 +195,211 @@ def test_one_wrong_value_is_refused(message, data):
         name = data.draw(st.sampled_from(indices))
     place[name] = data.draw(JSON)
     try:
-        found = decode(json.dumps(values).encode() + b"\n")
+        found = decoded(line(values))
     except ChannelError:
         return
-    # Nothing that the types do not allow came through: it can be said again.
-    assert decode(encode(found)) == found
-    assert repr(decode(encode(found))) == repr(found)
+    if found is not None:
+        # Nothing that the types do not allow came through: it can be said again.
+        assert decoded(contentOf(found)) == found
+        assert repr(decoded(contentOf(found))) == repr(found)
 
 
-@given(messages, texts, JSON)
-def test_one_field_too_many_is_refused(message, name, value):
+@given(messages, st.dictionaries(texts, finite, min_size=1), st.data())
+def test_fields_that_are_not_known_are_ignored(message, novelties, data):
     """
-    A message has its fields and no others.
+    A message is the same with more fields, in its header, in an entry, or in a
+    part of one.
     """
-    values = json.loads(encode(message))
-    assume(name not in values)
-    if name == "version":
-        value = VERSION
-    assert refusal(json.dumps({**values, name: value}).encode() + b"\n")
+    values = valuesOf(message)
+    places = [values]
+    for entry in values.get("entries", []):
+        places += [entry, entry["key"], entry["identity"]]
+    place = data.draw(st.sampled_from(places))
+    known = {*place, "must", "descriptors"}
+    place.update({name: value for name, value in novelties.items() if name not in known})
+    assert decoded(line(values)) == message
 
 
-@given(messages, st.data())
-def test_one_field_too_few_is_refused(message, data):
+@given(messages, texts, finite, st.data())
+def test_a_field_that_must_be_known_and_is_not_is_refused(message, name, value, data):
     """
-    A message has all of its fields.
+    What is named in the header's "must" is not ignored, whether it is there or
+    not: the error names it.
     """
-    values = json.loads(encode(message))
-    del values[data.draw(st.sampled_from(sorted(values)))]
-    assert refusal(json.dumps(values).encode() + b"\n")
+    values = valuesOf(message)
+    musts = data.draw(st.lists(st.sampled_from(sorted(values)), unique=True))
+    assert decoded(line({**values, "must": musts})) == message
+    assume(name not in {*values, "must", "descriptors"})
+    values = {**values, "must": [*musts, name]}
+    if data.draw(st.booleans()):
+        values[name] = value
+    text = refusal(line(values))
+    assert f"{name!r:.60}"[:60] in text
+
+
+@pytest.mark.parametrize("must", ["generation", None, 1, {}, [1], [["generation"]]])
+def test_a_must_is_a_list_of_names(must):
+    """
+    Anything else in its place is refused.
+    """
+    assert "is not of type" in refusal(frame(must=must))
+
+
+def test_a_message_that_is_not_known_is_ignored_unless_it_must_be_known():
+    """
+    A later version may say more, with any fields and a body; what it says may
+    not be taken for what is known.
+    """
+    novelty = {"message": "Novelty", "speaks": "Latin", "must": ["speaks"]}
+    assert decoded(line(novelty) + b"body") is None
+    text = refusal(line({**novelty, "must": ["message"]}))
+    assert "'message'" in text
+    assert "'Novelty'" in text
+
+
+@pytest.mark.parametrize("name", [None, 7, True, ["Ready"], {"Ready": 1}])
+def test_a_message_has_a_name(name):
+    """
+    A frame whose message has no name is refused, and not ignored.
+    """
+    assert "not a message" in refusal(line({"message": name}))
+    assert "not a message" in refusal(line({}))
+
+
+FIELDS = [
+    *((MANIFEST, name) for name in ("generation", "upgradeTimeout", "pidFile", "entries")),
+    *((MANIFEST, name) for name in ("speaks", "message")),
+    *((Hello(7), name) for name in ("pid", "version", "speaks")),
+    *((message, "reason") for message in (Refused("x"), Abort("x"))),
+]
+
+
+@pytest.mark.parametrize(("message", "field"), FIELDS)
+def test_a_field_without_a_default_is_needed(message, field):
+    """
+    What version 1 has, each version has; and nobody is taken to speak what he
+    does not say.
+    """
+    assert field in refusal(without(field, message))
+
+
+@pytest.mark.parametrize("field", ["key", "family", "type", "identity"])
+def test_an_entry_without_a_field_that_is_needed_is_refused(field):
+    """
+    As for the message itself.
+    """
+    values = valuesOf(MANIFEST)
+    del values["entries"][0][field]
+    assert field in refusal(line(values))
+
+
+def test_a_field_that_is_absent_has_its_default():
+    """
+    What may have been added since the first version need not be there.
+    """
+    assert decoded(without("stderr")) == decoded(without("can")) == MANIFEST
+    assert decoded(without("can", Hello(7))) == Hello(7)
+    values = valuesOf(MANIFEST)
+    for name in ("path", "backlog", "mode"):
+        del values["entries"][0][name]
+    assert decoded(line(values)) == MANIFEST
+
+
+@given(manifestsOf(entries | unknownEntries()))
+def test_an_entry_of_a_kind_that_is_not_known_stays_as_it_came(manifest):
+    """
+    It may have any fields of its own, and each goes on to the next generation.
+    """
+    found = decoded(contentOf(manifest))
+    assert found == manifest
+    assert list(map(type, found.entries)) == list(map(type, manifest.entries))
+    assert decoded(contentOf(found)) == manifest
+
+
+def test_an_entry_of_a_kind_that_is_not_known_says_what_becomes_of_it():
+    """
+    It is closed unless it says that it is kept, and may say nothing else.
+    """
+    key = {"kind": "novelty"}
+    kept = [
+        UnknownEntry(key=key),
+        UnknownEntry(key=key, unknown="close"),
+        UnknownEntry(key=key, unknown="keep"),
+    ]
+    assert [entry.isKept for entry in kept] == [False, False, True]
+    for wrong in ("eat", None, True, ["keep"]):
+        assert "not what to do" in refusal(frame(entries=[{"key": key, "unknown": wrong}]))
 
 
 def test_every_message_is_one_line_of_ascii():
     """
     A frame can be read in a trace: JSON, and a newline, and room for a body.
     """
-    content = encode(Refused("línea\n\ud800"))
+    content = contentOf(Refused("línea\n\ud800"))
     assert content.isascii()
     assert content.index(b"\n") == len(content) - 1
     assert json.loads(content) == {"message": "Refused", "reason": "línea\n\ud800"}
 
 
 @pytest.mark.parametrize("cls", [Manifest, Hello])
-@pytest.mark.parametrize("version", [VERSION + 1, 0, "1.2", None, [VERSION]])
-def test_another_version_is_an_error_that_names_both(cls, version):
+@pytest.mark.parametrize(
+    ("speaks", "words"),
+    [([2, 4], "versions 2 to 4"), ([-3, 0], "versions -3 to 0"), ([2, 2], "version 2")],
+)
+def test_a_peer_that_is_too_old_or_too_new_is_an_error_that_names_both(cls, speaks, words):
     """
     The first frame of another version says so, and what to do, whatever else
     that version would have in it.
     """
-    content = {"message": cls.__name__, "version": version, "novelty": 1}
-    text = refusal(json.dumps(content).encode() + b"\nbody")
-    assert f"version {version!r}" in text
-    assert f"this one {VERSION}" in text
-    assert "restart the service" in text
+    content = {"message": cls.__name__, "speaks": speaks, "novelty": 1, "must": ["novelty"]}
+    text = refusal(line(content) + b"body")
+    assert f"speaks {words} of the hand-over" in text
+    assert f"this one {SPEAKS}" in text
+    assert "stop the service and start it once" in text
 
 
-@pytest.mark.parametrize("same", [True, 1.0])
-def test_what_equals_the_version_is_not_the_version(same):
+@pytest.mark.parametrize(
+    ("ours", "theirs", "version"),
+    [
+        ((1, 1), (1, 1), 1),
+        ((1, 3), (1, 2), 2),
+        ((1, 2), (1, 3), 2),
+        ((2, 3), (3, 9), 3),
+        ((1, 2), (2, 2), 2),
+        ((1, 2), (3, 4), None),
+        ((3, 4), (1, 2), None),
+    ],
+)
+def test_two_processes_speak_the_lower_of_their_newest_versions(ours, theirs, version):
     """
-    The version is an integer, and not what Python takes for the same.
+    If one of them does not speak that any more, they cannot speak.
     """
-    assert refusal(frame(version=same))
+    if version is None:
+        with pytest.raises(
+            ChannelError, match=f"{Range(*theirs)}.* and this one {Range(*ours)}"
+        ):
+            agree(Range(*ours), Range(*theirs))
+    else:
+        assert agree(Range(*ours), Range(*theirs)) == version
 
 
-def test_the_first_frame_must_have_a_version():
+@pytest.mark.parametrize("version", [SPEAKS.oldest - 1, SPEAKS.newest + 1])
+def test_a_child_that_goes_on_in_a_version_that_the_parent_lacks_is_refused(version):
     """
-    A manifest or a greeting without one is refused.
+    What Hello names is what will be spoken, whatever else the child can speak.
     """
-    for message in (MANIFEST, Hello(7)):
-        values = json.loads(encode(message))
-        del values["version"]
-        assert "version" in refusal(json.dumps(values).encode() + b"\n")
+    hello = Hello(7, version, Range(-9, 9))
+    assert f"version {version}" in refusal(contentOf(hello))
+
+
+@pytest.mark.parametrize(
+    "speaks", [None, 1, [], [1], [1, 1, 1], [1, True], [1.0, 1], [2, 1], "11", {}]
+)
+def test_a_range_is_two_versions_in_order(speaks):
+    """
+    It has integers, and not what Python takes for the same.
+    """
+    assert refusal(frame(speaks=speaks))
 
 
 @pytest.mark.parametrize(
@@ -230,35 +420,44 @@ def test_the_first_frame_must_have_a_version():
         partial(frame, entries=[[]]),
         partial(changedEntry, family=True),
         partial(changedEntry, type=1.0),
+        partial(frame, entries=["listener"]),
+        partial(frame, stderr=1),
+        partial(frame, stderr=None),
+        partial(frame, can=None),
+        partial(frame, can="probation"),
+        partial(frame, can=[1]),
         partial(changedEntry, key="listener"),
         partial(changedEntry, key={}),
-        partial(changedEntry, key=["listener", "tcp", "0.0.0.0:80"]),
-        partial(changedEntry, key=["listener", "tcp", "0.0.0.0:80", 0, 0]),
-        partial(changedEntry, key=["listener", "tcp", "0.0.0.0:80", False]),
-        partial(changedEntry, key=["listener", "tcp", 80, 0]),
+        partial(changedEntry, key=["listener", "tcp", "0.0.0.0:80", 0]),
         partial(changedEntry, key=None),
+        partial(changedEntry, kind=None),
+        partial(changedEntry, kind=["listener"]),
+        partial(changedEntry, ordinal=False),
+        partial(changedEntry, address=80),
         partial(changedEntry, identity=None),
-        partial(changedEntry, identity=[8]),
-        partial(changedEntry, identity=[8, True]),
-        partial(changedEntry, path=[8, 1.0]),
+        partial(changedEntry, identity=[8, 90]),
+        partial(changedEntry, identity={"device": 8}),
+        partial(changedEntry, identity={"device": 8, "inode": True}),
+        partial(changedEntry, path={"device": 8, "inode": 1.0}),
         partial(changedEntry, path=[]),
         partial(changedEntry, path=False),
-        partial(changedEntry, novelty=1),
+        partial(changedEntry, backlog="50"),
     ],
     ids=lambda spoil: str(spoil.keywords),
 )
 def test_a_field_of_another_type_is_refused(spoil):
     """
-    Each field has its own type: no bool is an integer, no integer a string.
+    Each field has its own type: no bool is an integer, no integer a string.  The
+    error says which field it is.
     """
-    assert refusal(spoil())
+    assert [*spoil.keywords][-1] in refusal(spoil())
 
 
 def test_a_whole_number_of_seconds_is_a_time():
     """
     JSON does not tell 60 from 60.0; the message has a float.
     """
-    found = decode(frame(upgradeTimeout=60))
+    found = decoded(frame(upgradeTimeout=60))
     assert type(found.upgradeTimeout) is float
     assert found == MANIFEST
 
@@ -287,15 +486,15 @@ def test_an_integer_too_large_for_a_float_is_refused():
 
 
 @pytest.mark.parametrize("depth", [100, 900, 1_000, 10_000, 1_000_000])
-@pytest.mark.parametrize("name", [b'"/run/web.pid"', b"60.0", b'"Manifest"', b'"version":1'])
+@pytest.mark.parametrize("name", [b'"/run/web.pid"', b"60.0", b'"Manifest"', b'"speaks":[1,1]'])
 def test_json_of_any_depth_is_refused(name, depth):
     """
     JSON that is nested too deeply to be read, or to be shown, is no message.
     """
     nested = b"[" * depth + b"]" * depth
-    if b"version" in name:
-        nested = b'"version":' + nested
-    whole = encode(MANIFEST)
+    if b"speaks" in name:
+        nested = b'"speaks":' + nested
+    whole = contentOf(MANIFEST)
     assert name in whole
     assert refusal(whole.replace(name, nested))
 
@@ -308,11 +507,24 @@ def test_an_error_does_not_show_everything_it_was_sent():
     for content in (
         big.encode(),
         frame(generation=big),
-        frame(message=big),
+        frame(message=big, must=["message"]),
+        frame(must=[big]),
         frame(pidFile=[big]),
         changedEntry(key=[big]),
+        changedEntry(kind=big, unknown=big),
     ):
         assert len(refusal(content)) < 500
+
+
+@pytest.mark.parametrize("unknown", ["keep", "close"])
+def test_json_that_is_ignored_may_be_of_any_depth_that_can_be_read(unknown):
+    """
+    What is not for us is not looked into.
+    """
+    deep = json.loads("[" * 300 + "]" * 300)
+    entry = {"key": {"kind": "novelty", "x": deep}, "unknown": unknown}
+    found = decoded(frame(entries=[entry], novelty=deep))
+    assert decoded(contentOf(found)) == found
 
 
 def test_a_message_that_is_too_long_is_refused_by_who_sends_it(monkeypatch):
@@ -320,12 +532,22 @@ def test_a_message_that_is_too_long_is_refused_by_who_sends_it(monkeypatch):
     A frame of MAX_FRAME bytes can be sent, and one more byte cannot.
     """
     message = Abort("x" * 50)
-    length = len(encode(message))
+    length = len(contentOf(message))
     monkeypatch.setattr(wire, "MAX_FRAME", length)
-    assert decode(encode(message)) == message
+    assert decoded(contentOf(message)) == message
     monkeypatch.setattr(wire, "MAX_FRAME", length - 1)
-    with pytest.raises(ChannelError, match=f"Abort of {length} bytes is too long"):
+    with pytest.raises(ChannelError, match=f"{length} bytes is too long to send: .*Abort"):
         encode(message)
+
+
+def test_what_is_no_json_is_refused_by_who_sends_it():
+    """
+    Whatever an application may have named a descriptor, the error is one that
+    the upgrade fails with.
+    """
+    entry = Entry(Key("file", "", b"bytes", 0), 0, 0, Identity(1, 2))
+    with pytest.raises(ChannelError, match="not JSON"):
+        encode(Manifest(2, 60.0, None, (entry,)))
 
 
 def test_ten_thousand_descriptors_fit_into_a_frame():
@@ -349,7 +571,7 @@ def test_a_path_that_is_no_utf_8_survives():
     path = bytes(range(1, 256)).decode("utf-8", "surrogateescape")
     key = Key("listener", "unix", path, 0)
     manifest = Manifest(2, 1.0, path, (Entry(key, 1, 1, Identity(1, 2)),))
-    found = decode(encode(manifest))
+    found = decoded(contentOf(manifest))
     for name in (found.pidFile, found.entries[0].key.address):
         assert name.encode("utf-8", "surrogateescape") == bytes(range(1, 256))
 
@@ -374,8 +596,10 @@ class Transport(StringTransport):
         super().__init__()
         self.done = []
 
-    def sendFileDescriptor(self, descriptor):
-        self.done.append((descriptor, len(self.value())))
+    def write(self, data, descriptors=()):
+        if descriptors:
+            self.done.append((len(data), list(descriptors)))
+        super().write(data)
 
     def doWrite(self):
         self.done.append("doWrite")
@@ -392,8 +616,7 @@ class MessageReceiver:
     Keeps what comes over a channel, in order.
     """
 
-    peer = "parent"
-    pid = None
+    peerPid = 77
 
     def __init__(self):
         self.heard = []
@@ -402,8 +625,7 @@ class MessageReceiver:
         self.heard.append(message)
 
     def channelGarbled(self, error):
-        assert type(error) is ChannelError
-        self.heard.append("garbled")
+        self.heard.append("garbled" if type(error) is ChannelError else error)
 
     def channelLost(self):
         self.heard.append("lost")
@@ -411,10 +633,10 @@ class MessageReceiver:
 
 def connected():
     """
-    Return a channel, its transport, and what its listener hears.
+    Return a channel, its transport, and what is heard over it.
     """
     listener, transport = MessageReceiver(), Transport()
-    channel = Channel(listener)
+    channel = Channel(listener, "parent")
     channel.makeConnection(transport)
     return channel, transport, listener.heard
 
@@ -427,13 +649,6 @@ def sent(*said):
     for message in said:
         channel.send(message)
     return transport.value()
-
-
-def framed(content):
-    """
-    Return the bytes of a frame on the wire.
-    """
-    return struct.pack("!I", len(content)) + content
 
 
 @given(st.lists(messages, max_size=4), st.data())
@@ -469,8 +684,8 @@ def test_the_wire_is_a_length_and_a_frame():
     """
     Another version must find the version: this does not change with it.
     """
-    content = b'{"message":"Hello","pid":7,"version":1}\n'
-    assert sent(Hello(7)) == b"\0\0\0\x28" + content
+    content = b'{"message":"Hello","pid":7,"version":1,"speaks":[1,1],"can":[]}\n'
+    assert sent(Hello(7)) == b"\0\0\0\x40" + content
 
 
 def test_what_is_said_leaves_at_once():
@@ -485,11 +700,13 @@ def test_what_is_said_leaves_at_once():
 
 def test_descriptors_go_with_their_message():
     """
-    They are queued before anything is written, in order.
+    They go with its first byte, in order, and its header says how many.
     """
     channel, transport, _ = connected()
     channel.send(MANIFEST, [5, 3, 9])
-    assert transport.done == [(5, 0), (3, 0), (9, 0), "doWrite"]
+    assert transport.done == [(len(transport.value()), [5, 3, 9]), "doWrite"]
+    assert transport.value() == encode(MANIFEST, 3)
+    assert b'"descriptors":3' in transport.value()
 
 
 @pytest.mark.parametrize(
@@ -497,8 +714,10 @@ def test_descriptors_go_with_their_message():
     [
         framed(b""),
         framed(b"hello\n"),
-        framed(b'{"message":"Hello","pid":7,"version":2}\n'),
-        framed(encode(Ready()) + b"body"),
+        framed(b'{"message":"Hello","pid":7,"version":2,"speaks":[2,2],"can":[]}\n'),
+        framed(b'{"message":"Ready","must":["novelty"]}\n'),
+        framed(b'{"message":"Ready","descriptors":1}\n'),
+        framed(contentOf(Ready()) + b"body"),
         struct.pack("!I", MAX_FRAME + 1),
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         b"\xff" * 50,
@@ -531,8 +750,8 @@ def test_a_frame_of_the_greatest_length_is_heard():
     channel, _, heard = connected()
     channel.dataReceived(struct.pack("!I", MAX_FRAME))
     assert heard == []
-    padding = b" " * (MAX_FRAME - len(encode(Ready())))
-    channel.dataReceived(padding + encode(Ready()))
+    padding = b" " * (MAX_FRAME - len(contentOf(Ready())))
+    channel.dataReceived(padding + contentOf(Ready()))
     assert heard == [Ready()]
 
 
@@ -554,21 +773,120 @@ def test_nothing_is_sent_to_a_peer_that_is_gone():
     channel, transport, heard = connected()
     channel.connectionLost(Failure(ConnectionDone()))
     channel.send(Ready())
-    Channel(MessageReceiver()).send(Ready())
+    Channel(MessageReceiver(), "parent").send(Ready())
     assert heard == ["lost"]
     assert (transport.value(), transport.done) == (b"", [])
 
 
-def test_a_channel_that_never_closes_is_taken_from_the_reactor():
+def test_a_channel_that_is_kept_open_until_the_exit_is_taken_from_the_reactor():
     """
     The reactor neither reads nor writes it any more, and closes nothing; and
     nothing that is in the air is heard, or said.
     """
     channel, transport, heard = connected()
-    channel.neverClose()
+    channel.keepOpenUntilExit()
     channel.dataReceived(sent(Redeploy()))
     channel.send(Redeploy())
-    channel.neverClose()
+    channel.keepOpenUntilExit()
     assert transport.done == ["stopReading", "stopWriting"]
     assert not transport.disconnecting
     assert (transport.value(), heard) == (b"", [])
+
+
+def test_a_message_that_is_not_known_is_ignored_and_what_follows_is_heard():
+    """
+    A later version may say more to us than we know.
+    """
+    channel, _, heard = connected()
+    channel.dataReceived(framed(line({"message": "Novelty", "x": 1})) + sent(Ready()))
+    assert heard == [Ready()]
+
+
+# -- whoever hears it raises
+
+
+class Raising(MessageReceiver):
+    """
+    Hears, and then raises.
+    """
+
+    def messageReceived(self, message):
+        super().messageReceived(message)
+        raise RuntimeError("cannot act")
+
+    def channelGarbled(self, error):
+        self.heard.append(str(error))
+        raise RuntimeError("cannot act on that either")
+
+    def channelLost(self):
+        super().channelLost()
+        raise RuntimeError("nor on this")
+
+
+@pytest.fixture
+def logged():
+    """
+    What has been logged as a failure.
+    """
+    seen = []
+    globalLogPublisher.addObserver(seen.append)
+    yield seen
+    globalLogPublisher.removeObserver(seen.append)
+
+
+@pytest.mark.parametrize("peer", ["parent", "child"])
+def test_a_receiver_that_raises_makes_a_garbled_peer_and_nothing_propagates(peer, logged):
+    """
+    An exception would close the channel, and the peer would take that for the
+    end of this process: it is logged instead, and nothing more is heard.
+    """
+    receiver, transport = Raising(), Transport()
+    channel = Channel(receiver, peer)
+    channel.makeConnection(transport)
+    channel.dataReceived(sent(Ready(), Serving()))
+    channel.dataReceived(sent(Serving()))
+    assert receiver.heard == [Ready(), "a Ready could not be acted upon: cannot act"]
+    assert not transport.disconnecting
+    channel.send(Abort("sorry"))
+    assert transport.value() == sent(Abort("sorry"))
+    channel.connectionLost(Failure(ConnectionDone()))
+    assert receiver.heard[2:] == ["lost"]
+    raised = [str(event["log_failure"].value) for event in logged if "log_failure" in event]
+    assert raised == ["cannot act", "cannot act on that either", "nor on this"]
+
+
+def test_a_receiver_that_raises_about_a_garbled_peer_is_logged(logged):
+    """
+    What is no message makes no exception, whoever hears of it.
+    """
+    receiver = Raising()
+    channel = Channel(receiver, "child")
+    channel.makeConnection(Transport())
+    channel.dataReceived(framed(b"?"))
+    assert len(receiver.heard) == 1
+    assert [event["log_failure"].type for event in logged] == [RuntimeError]
+
+
+# -- the journal
+
+
+def test_the_journal_is_told_what_is_said_and_heard(monkeypatch):
+    """
+    Each thing is told just before and just after it happens, with the peer.
+    """
+    channel, transport, heard = connected()
+    # All of it in one list.
+    transport.done = heard
+    monkeypatch.setattr(Journal, "listeners", [heard.append])
+    channel.send(Redeploy())
+    channel.dataReceived(framed(line({"message": "Novelty"})) + encode(Ready())[:-1])
+    channel.dataReceived(encode(Ready())[-1:])
+    channel.connectionLost(Failure(ConnectionDone()))
+    channel.send(Redeploy())
+    events = [entry for entry in heard if isinstance(entry, Event)]
+    assert [type(event) for event in events] == [Saying, Said, Hearing, HearingTheEnd]
+    assert [event.message for event in events[:3]] == ["Redeploy", "Redeploy", "Ready"]
+    assert {(event.peer, event.peerPid) for event in events} == {("parent", 77)}
+    said, written, done, hears, message, end, lost = heard
+    assert [said, done, hears, end] == events
+    assert (written, message, lost) == ("doWrite", Ready(), "lost")

@@ -10,11 +10,11 @@ import shutil
 import signal
 import socket
 import stat
-import struct
 import subprocess
 import tempfile
 import traceback
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from getopt import GetoptError
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,8 +189,7 @@ def framed(manifest):
     """
     Return a manifest as it goes over the channel.
     """
-    content = encode(manifest)
-    return struct.pack("!I", len(content)) + content
+    return encode(manifest, 1 + len(manifest.entries))
 
 
 def deliver(data, filenos, pieces=1):
@@ -288,18 +287,18 @@ def spoilings(kinds, filenos):
     first, *others = said
 
     def changed(**changes):
-        return [first._replace(**changes), *others], filenos
+        return [replace(first, **changes), *others], filenos
 
     yield "family", changed(family=first.family + 1)
     yield "type", changed(type=first.type + 1)
-    yield "device", changed(identity=first.identity._replace(device=-1))
-    yield "inode", changed(identity=first.identity._replace(inode=2**70))
+    yield "device", changed(identity=replace(first.identity, device=-1))
+    yield "inode", changed(identity=replace(first.identity, inode=2**70))
     for network in ("tcp", "tcp6", "udp", "udp6", "unix", "unixgram"):
         if network != kinds[0]:
-            yield network, changed(key=first.key._replace(network=network))
+            yield network, changed(key=replace(first.key, network=network))
     if others:
         yield "order", (said, [*filenos[1:], filenos[0]])
-        yield "name", ([first, others[0]._replace(key=first.key), *others[1:]], filenos)
+        yield "name", ([first, replace(others[0], key=first.key), *others[1:]], filenos)
 
 
 @given(st.data())

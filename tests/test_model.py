@@ -49,6 +49,12 @@ class Wire(StringTransport):
     What one process has sent, and the other has not read.
     """
 
+    def write(self, data, descriptors=()):
+        """
+        What is said here has no descriptors.
+        """
+        super().write(data)
+
     def doWrite(self):
         """
         How much of it has left the process is decided when that dies.
@@ -79,13 +85,16 @@ class Line:
     @ivar isOpen: whether the process has this end, and reads from it.
     """
 
+    peerPid = None
+
     def __init__(self, hear):
-        self.messageReceived = hear
+        self._hear = hear
+        self._come = []
         self.isOpen = True
         self.peer = None
         self.pid = None
         self._wire = Wire()
-        self._channel = Channel(self)
+        self._channel = Channel(self, "parent")
         self._channel.makeConnection(self._wire)
 
     def join(self, other):
@@ -120,7 +129,7 @@ class Line:
         """
         Everything that may make a difference to what is heard here.
         """
-        return (self.isOpen, self.peer.isOpen, self._channel.recvd, self.unread)
+        return (self.isOpen, self.peer.isOpen, self._begun, self.unread)
 
     def say(self, message):
         """
@@ -135,16 +144,27 @@ class Line:
         """
         if self.unread:
             self._channel.dataReceived(self.peer._wire.take(count or self._missing))
+            # Not from inside the channel, which lets nothing that is raised pass.
+            while self._come:
+                message = self._come.pop(0)
+                assert not isinstance(message, Exception), (
+                    "what is cut off became something else"
+                )
+                self._hear(message)
         else:
             self.isOpen = False
             self._channel.connectionLost()
+
+    @property
+    def _begun(self):
+        return bytes(self._channel._reader._data)
 
     @property
     def _missing(self):
         """
         How many bytes more make a message.
         """
-        begun = self._channel.recvd
+        begun = self._begun
         return 4 + int.from_bytes((begun + self.unread)[:4], "big") - len(begun)
 
     def close(self, kept=None):
@@ -156,8 +176,11 @@ class Line:
         self.isOpen = False
         self._wire.keep(kept)
 
+    def messageReceived(self, message):
+        self._come.append(message)
+
     def channelGarbled(self, error):
-        raise AssertionError(f"what is cut off became something else: {error}")
+        self._come.append(error)
 
     def channelLost(self):
         """

@@ -3,16 +3,31 @@ What a child believes, and what it makes of what its parent sends.
 """
 
 import os
+import select
 import socket
 import struct
+import sys
 import threading
 
 import pytest
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
-from txtableflip._handover import parent
-from txtableflip._handover.manifest import Entry, Identity, Key
-from txtableflip._handover.messages import MAX_FRAME, Commit, Manifest, encode
-from txtableflip._handover.parent import _distrust, receiveManifest
+from txtableflip._handover.frames import MAX_FRAME, divide, writeFrame
+from txtableflip._handover.manifest import Entry, Identity, Key, UnknownEntry
+from txtableflip._handover.messages import (
+    Abort,
+    Commit,
+    Hello,
+    Manifest,
+    Range,
+    Ready,
+    Redeploy,
+    encode,
+)
+from txtableflip._handover.parent import _distrust, findParent, receiveManifest
+from txtableflip._journal import Hearing, Journal, ProcessLogger
 from txtableflip._launch.origin import CHANNEL_VARIABLE
 from txtableflip._launch.origin import recordChannel as takeChannel
 from txtableflip._sockets.inventory import identify
@@ -45,14 +60,11 @@ def entry(number, fileno):
 
 def send(sock, message, descriptors):
     """
-    Send a message with descriptors, as many at a time as go.
+    Send a message with descriptors.
     """
-    frame = encode(message) if not isinstance(message, bytes) else message
-    data = struct.pack("!I", len(frame)) + frame
-    while descriptors:
-        socket.send_fds(sock, [data[:1]], descriptors[:253])
-        data, descriptors = data[1:], descriptors[253:]
-    sock.sendall(data)
+    frame = message if isinstance(message, bytes) else encode(message, len(descriptors))
+    for data, batch in divide(frame, descriptors):
+        socket.send_fds(sock, [data], batch)
 
 
 # -- the environment variable
@@ -107,7 +119,7 @@ def test_a_socket_of_another_kind_is_distrusted(family, kind):
     Only a UNIX stream socket can be the channel.
     """
     with socket.socket(family, kind) as sock:
-        assert "no UNIX stream socket" in _distrust(sock)
+        assert "not a UNIX stream socket" in _distrust(sock)
 
 
 def test_our_own_channel_is_trusted(pair):
@@ -157,15 +169,16 @@ def test_a_forged_channel_makes_a_first_generation():
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         copy = os.dup(sock.fileno())
-    assert parent.findParent(copy) is None
+    assert findParent(copy) is None
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(copy)
+    assert findParent(None) is None
 
 
 # -- the manifest
 
 
-@pytest.mark.parametrize("count", [0, 1, 252, 253, 254, 600])
+@pytest.mark.parametrize("count", [0, 1, 252, 253, 254, 1000])
 def test_a_manifest_comes_with_its_descriptors(pair, count):
     """
     The manifest arrives whole, with all descriptors in its order, close-on-exec,
@@ -193,16 +206,25 @@ EMPTY = Manifest(2, 60.0, None, ())
 ONE = Manifest(2, 60.0, None, (Entry(Key("file", "", "x", 0), 0, 0, Identity(1, 2)),))
 
 
+NEWER = Manifest(2, 60.0, None, (), speaks=Range(2, 5))
+BARE = Manifest(2, 60.0, None, (), stderr=False)
+
+
 @pytest.mark.parametrize(
     ("message", "count", "reason"),
     [
         (ONE, 1, "1 descriptors came with a manifest of 1 entries"),
         (EMPTY, 0, "0 descriptors came with a manifest of 0 entries"),
         (EMPTY, 2, "2 descriptors came with a manifest of 0 entries"),
-        (Commit(), 1, "the parent began with a Commit"),
-        (b"", 1, "does not begin with JSON"),
-        (b"noise\n", 1, "does not begin with JSON"),
-        (encode(EMPTY).replace(b'"version":1', b'"version":2'), 1, "speaks version 2"),
+        (BARE, 1, "1 descriptors came with a manifest of 0 entries and 0 standard"),
+        (encode(EMPTY), 1, "1 descriptors came with a frame that has 0"),
+        (encode(EMPTY, 3), 1, "1 descriptors came with a frame that has 3"),
+        (encode(EMPTY, -1), 1, "number of descriptors that is not one"),
+        (Commit(), 1, "the parent began with a 'Commit'"),
+        (writeFrame({"message": "Novelty"}, 1), 1, "the parent began with a 'Novelty'"),
+        (struct.pack("!I", 0), 1, "does not begin with JSON"),
+        (struct.pack("!I", 6) + b"noise\n", 1, "does not begin with JSON"),
+        (NEWER, 1, "speaks versions 2 to 5 of the hand-over and this one version 1"),
     ],
 )
 def test_what_is_no_manifest_is_refused_and_nothing_leaks(pair, message, count, reason):
@@ -217,12 +239,50 @@ def test_what_is_no_manifest_is_refused_and_nothing_leaks(pair, message, count, 
     assert openDescriptors() == before
 
 
+def test_a_manifest_says_whether_the_standard_error_comes(pair):
+    """
+    A later version may keep its own to itself.
+    """
+    send(pair[0], BARE, [])
+    found = receiveManifest(pair[1], 20)
+    assert (found.descriptors, found._stderr) == ([], None)
+    found.releaseStderr()
+
+
+def test_a_descriptor_of_a_kind_that_is_not_known_comes_with_the_others(pair):
+    """
+    It is counted, and left to the inventory.
+    """
+    unknown = UnknownEntry(key={"kind": "novelty"}, unknown="keep")
+    send(pair[0], Manifest(2, 60.0, None, (unknown,)), [2, 0])
+    found = receiveManifest(pair[1], 20)
+    assert found.manifest.entries == (unknown,)
+    assert len(found.descriptors) == 1
+    for fileno in [*found.descriptors, found._stderr]:
+        os.close(fileno)
+
+
+def test_the_journal_is_told_of_a_whole_manifest(pair, monkeypatch):
+    """
+    From then on it is known which generation this is.
+    """
+    told = []
+    monkeypatch.setattr(Journal, "listeners", [told.append])
+    monkeypatch.setattr(ProcessLogger, "generation", 1)
+    send(pair[0], Manifest(7, 60.0, None, (), stderr=False), [])
+    receiveManifest(pair[1], 20)
+    [event] = told
+    assert type(event) is Hearing
+    assert (event.message, event.peer, event.peerPid) == ("Manifest", "parent", os.getppid())
+    assert event.generation == 7
+
+
 def test_a_manifest_that_would_be_too_long_is_refused(pair):
     """
     The length is looked at before anything of that length is read.
     """
     pair[0].sendall(struct.pack("!I", MAX_FRAME + 1))
-    with pytest.raises(ChannelError, match=f"{MAX_FRAME + 1} bytes long"):
+    with pytest.raises(ChannelError, match=f"{MAX_FRAME + 1} bytes is too long"):
         receiveManifest(pair[1], 20)
 
 
@@ -231,8 +291,7 @@ def test_a_parent_that_dies_while_it_sends_is_an_error(pair, length):
     """
     An end of the channel at any place in the manifest is told from silence.
     """
-    frame = encode(EMPTY)
-    data = struct.pack("!I", len(frame)) + frame
+    data = encode(EMPTY, 1)
     before = openDescriptors()
     if length:
         socket.send_fds(pair[0], [data[:length]], [2])
@@ -250,3 +309,140 @@ def test_a_parent_that_falls_silent_is_an_error_after_the_deadline(pair, sent):
     pair[0].sendall(sent)
     with pytest.raises(ChannelError, match="not sent its manifest in time"):
         receiveManifest(pair[1], 0.01)
+
+
+# -- the conversation
+
+
+class Rules:
+    """
+    Keeps what the rules of this process hear.
+    """
+
+    def __init__(self):
+        self.heard = []
+
+    def __getattr__(self, name):
+        return lambda *arguments: self.heard.append(name)
+
+
+class Turns(MemoryReactorClock):
+    """
+    A reactor with real descriptors and no time of its own: in each turn come
+    first the timers that are due, then what can be read, as in Twisted's.
+    """
+
+    def callLater(self, delay, *call, **more):
+        # What is asked for in a turn is for the next one.
+        return super().callLater(delay or 0.001, *call, **more)
+
+    def turn(self, seconds=0.001):
+        self.advance(seconds)
+        for reader in list(self.readers):
+            if select.select([reader], [], [], 0)[0]:
+                why = reader.doRead()
+                if why is not None:
+                    self.removeReader(reader)
+                    reader.connectionLost(Failure(why))
+
+
+@pytest.fixture
+def begun(pair, monkeypatch):
+    """
+    A reactor, a parent's end, what the rules hear, and the Parent that has been
+    greeted.
+    """
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(ProcessLogger, "generation", 1)
+    send(pair[0], Manifest(2, 60.0, None, (), stderr=False, speaks=Range(1, 9)), [])
+    found = receiveManifest(pair[1].dup(), 20)
+    pair[1].close()
+    reactor, rules = Turns(), Rules()
+    found.connect(reactor, rules)
+    yield reactor, pair[0], rules.heard, found
+    while reactor.readers:
+        reactor.readers.pop().connectionLost(Failure(ConnectionDone()))
+
+
+def test_a_child_greets_with_the_version_that_both_speak(begun):
+    """
+    The lower one of the two newest is named in the first frame.
+    """
+    assert begun[1].recv(999) == encode(Hello(os.getpid(), 1, Range(1, 1), ()))
+
+
+def test_a_parent_that_says_nothing_is_given_up_after_the_deadline(begun):
+    """
+    The time counts from Ready, and is the parent's own.
+    """
+    reactor, _, heard, parent = begun
+    parent.sayReady()
+    reactor.turn(59.9)
+    assert heard == []
+    for _ in range(3):
+        reactor.turn(0.2)
+    assert heard == ["parentTimedOut"]
+    assert reactor.getDelayedCalls() == []
+
+
+SAID = {
+    "parentCommitted": [Commit()],
+    "parentAborted": [Abort("x")],
+    "parentExited": [],
+}
+
+
+@pytest.mark.parametrize("outcome", SAID)
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_what_has_come_counts_however_late_it_is_read(begun, outcome, others):
+    """
+    A child that was asleep past its deadline reads first what the parent has said
+    meanwhile, its end included, and gives nobody up who has answered.
+    """
+    reactor, ours, heard, parent = begun
+    parent.sayReady()
+    for message in [*[Redeploy()] * others, *SAID[outcome]]:
+        ours.sendall(encode(message))
+    if outcome == "parentExited":
+        ours.close()
+    for _ in range(4):
+        reactor.turn(100)
+    assert heard == [*["redeploy"] * others, outcome]
+
+
+def test_rules_that_raise_make_a_garbled_parent(begun):
+    """
+    A child that cannot act on what its parent says must not serve beside it.
+    """
+    reactor, ours, heard, parent = begun
+
+    def fail():
+        heard.append("failed")
+        raise RuntimeError
+
+    parent._lifecycle.parentCommitted = fail
+    parent.sayReady()
+    ours.sendall(encode(Commit()) + encode(Commit()))
+    reactor.turn()
+    assert heard == ["failed", "parentAborted"]
+    assert list(reactor.readers)
+    parent._lifecycle.parentExited = fail
+    ours.close()
+    reactor.turn()
+    assert heard == ["failed", "parentAborted", "failed"]
+    assert reactor.getDelayedCalls() == []
+
+
+def test_a_message_with_descriptors_that_it_should_not_have_is_refused(begun):
+    """
+    They are closed, and the parent counts as garbled.
+    """
+    reactor, ours, heard, _ = begun
+    before = openDescriptors()
+    ours.sendall(encode(Redeploy()))
+    send(ours, Manifest(3, 60.0, None, ()), [2])
+    send(ours, Ready(), [2] * 300)
+    for _ in range(4):
+        reactor.turn()
+    assert heard == ["redeploy", "parentAborted"]
+    assert openDescriptors() == before

@@ -13,6 +13,14 @@ from twisted.python.failure import Failure
 from txtableflip.interfaces import Reactor
 
 
+_TURNS = 2
+"""
+How many turns of the reactor come between the end of a time and what is done then:
+what has come meanwhile is heard first, for it may be this process that has been
+asleep.  In one turn a transport reads what was said, in the next that it was the end.
+"""
+
+
 class OneShot:
     """
     The other side of the methods named C{when...}: each caller gets a Deferred
@@ -77,12 +85,13 @@ class Deadline:
         is not done any more.
         """
         self.stop()
-        self._call = self._reactor.callLater(seconds, self._late, do, *arguments)
+        self._call = self._reactor.callLater(seconds, self._late, _TURNS, do, *arguments)
 
-    def _late(self, do: Callable[..., object], *arguments: object) -> None:
-        # What has come meanwhile is heard first, for it may be this process that
-        # has been asleep.
-        self._call = self._reactor.callLater(0, do, *arguments)
+    def _late(self, turns: int, do: Callable[..., object], *arguments: object) -> None:
+        if turns:
+            self._call = self._reactor.callLater(0, self._late, turns - 1, do, *arguments)
+        else:
+            do(*arguments)
 
     def stop(self) -> None:
         """

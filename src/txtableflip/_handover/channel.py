@@ -5,18 +5,19 @@ The connection between a parent and its child, once the reactor has it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from twisted.internet.main import CONNECTION_LOST
+from twisted.internet import protocol
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.unix import Server
-from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
-from txtableflip._handover.messages import MAX_FRAME, Message, decode, encode
+from txtableflip._handover.frames import Frame, FrameReader, closeAll, divide
+from txtableflip._handover.messages import Message, decode, encode
+from txtableflip._handover.receiving import receive
 from txtableflip._journal import (
-    Event,
     Hearing,
     HearingTheEnd,
     Journal,
@@ -26,20 +27,20 @@ from txtableflip._journal import (
     Saying,
 )
 from txtableflip.errors import ChannelError
+from txtableflip.interfaces import Reactor
 
 
 class MessageReceiver(Protocol):
     """
-    Who hears what comes over a channel.
-
-    @ivar peer: what the other end is to this process.
-    @ivar pid: the process id of the other end, if it is known.
+    Who hears what comes over a channel.  If one of these methods raises, that is
+    logged; and if it was about a message, the peer counts as garbled.
     """
 
-    peer: Peer
-
     @property
-    def pid(self) -> int | None: ...
+    def peerPid(self) -> int | None:
+        """
+        The process id of the peer, if it is known.
+        """
 
     def messageReceived(self, message: Message) -> None:
         """
@@ -48,8 +49,8 @@ class MessageReceiver(Protocol):
 
     def channelGarbled(self, error: ChannelError) -> None:
         """
-        The peer sent what is no message.  Nothing more will be received but
-        the end.
+        The peer sent what is not a message, or one that could not be acted upon.
+        Nothing more will be received but the end.
         """
 
     def channelLost(self) -> None:
@@ -58,57 +59,64 @@ class MessageReceiver(Protocol):
         """
 
 
-_FDS_PER_MESSAGE = 253
-"""
-The most descriptors that go with one message (C{SCM_MAX_FD} of unix(7)).
-"""
-
-_BYTES_PER_MESSAGE = 4096
-"""
-How much goes with that many descriptors, in bytes: less than what the manifest
-says of each of them, so that they are all sent before its end.
-"""
-
-
 class _Transport(Server):
     """
-    An C{AF_UNIX} stream transport that sends descriptors by the hundred, where
-    Twisted's sends one with each byte.
+    An C{AF_UNIX} stream transport that sends and receives descriptors by the
+    hundred, where Twisted's sends one with each byte.
     """
 
-    def __init__(self, reactor: Any, sock: socket.socket, protocol: Channel) -> None:
-        super().__init__(sock, protocol, None, None, 0, reactor)
-        self.repstr = f"<{protocol!r} on descriptor {sock.fileno()}>"
-        self._unsent: list[int] = []
+    def __init__(self, reactor: Any, sock: socket.socket, channel: Channel) -> None:
+        super().__init__(sock, channel, None, None, 0, reactor)
+        self.repstr = f"<{channel!r} on descriptor {sock.fileno()}>"
+        self._unsent: deque[tuple[int, Sequence[int]]] = deque()
 
-    def sendFileDescriptor(self, fileno: int) -> None:
-        self._unsent.append(fileno)
+    def write(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """
+        Send bytes, and descriptors with the first of them: as many as go at once.
+        """
+        self._unsent.append((len(data), descriptors))
+        super().write(data)
 
     def writeSomeData(self, data: Any) -> Any:
         if not self._unsent:
-            return super().writeSomeData(data)
-        batch = self._unsent[:_FDS_PER_MESSAGE]
+            return 0
+        length, descriptors = self._unsent[0]
         try:
-            sent = socket.send_fds(self.socket, [data[:_BYTES_PER_MESSAGE]], batch)
+            sent = socket.send_fds(self.socket, [data[:length]], descriptors)
         except BlockingIOError:
             return 0
         except OSError:
             return CONNECTION_LOST
-        del self._unsent[: len(batch)]
+        self._unsent[0] = (length - sent, ())
+        if sent == length:
+            self._unsent.popleft()
         return sent
 
+    def doRead(self) -> Any:
+        channel: Any = self.protocol
+        try:
+            data, descriptors = receive(self.socket, self.bufferSize)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        except ChannelError as error:
+            return channel.garbled(error)
+        return channel.received(data, descriptors) if data else CONNECTION_DONE
 
-class Channel(Int32StringReceiver):
+
+class Channel(protocol.Protocol):
     """
     Messages over an C{AF_UNIX} stream socket.
     """
 
-    MAX_LENGTH = MAX_FRAME
-    _log = ProcessLogger()
     _journal = Journal()
+    _log = ProcessLogger()
 
-    def __init__(self, listener: MessageReceiver) -> None:
-        self._listener = listener
+    def __init__(self, receiver: MessageReceiver, peer: Peer) -> None:
+        self._receiver = receiver
+        self._peer = peer
+        self._reader = FrameReader()
         self._open = False
         self._isGarbled = False
 
@@ -122,19 +130,28 @@ class Channel(Int32StringReceiver):
         application does not keep the peer waiting.  The rest follows as the
         peer reads.  To a peer that is gone, nothing is sent.
 
-        @param descriptors: these go with a manifest.
+        @param descriptors: these go with it.
+        @raise ChannelError: if it cannot be sent.
         """
         if not self._open:
             return
-        self._tell(Saying, message=type(message).__name__)
         transport: Any = self.transport
-        for descriptor in descriptors:
-            transport.sendFileDescriptor(descriptor)
-        self.sendString(encode(message))
-        transport.doWrite()
-        self._tell(Said, message=type(message).__name__)
+        frame = encode(message, len(descriptors))
+        self._tell(Saying, message)
+        for data, batch in divide(frame, descriptors):
+            transport.write(data, batch)
+            transport.doWrite()
+        self._tell(Said, message)
 
-    def neverClose(self) -> None:
+    def _tell(self, kind: type[Saying], message: Message) -> None:
+        self._journal.tell(
+            kind,
+            message=type(message).__name__,
+            peer=self._peer,
+            peerPid=self._receiver.peerPid,
+        )
+
+    def keepOpenUntilExit(self) -> None:
         """
         Stop reading, and leave the socket to the kernel, which closes it when
         this process has ended: to the peer, the end of this channel is the
@@ -146,62 +163,80 @@ class Channel(Int32StringReceiver):
             transport: Any = self.transport
             transport.stopReading()
             transport.stopWriting()
+            self._reader.close()
 
     def dataReceived(self, data: bytes) -> None:
-        if not self._isGarbled:
-            super().dataReceived(data)
+        self.received(data, ())
 
-    def stringReceived(self, string: bytes) -> None:
+    def received(self, data: bytes, descriptors: Sequence[int]) -> None:
+        """
+        Bytes have come, and descriptors with them.
+        """
         if self._isGarbled or not self._open:
+            closeAll(descriptors)
             return
         try:
-            message = decode(string)
+            for frame in self._reader.receive(data, descriptors):
+                self._hear(frame)
+                if self._isGarbled or not self._open:
+                    return
         except ChannelError as error:
-            self._garbled(error)
+            self.garbled(error)
+
+    def _hear(self, frame: Frame) -> None:
+        # Nothing that is said here so far comes with any.
+        closeAll(frame.descriptors)
+        message = decode(frame)
+        name = str(frame.header["message"])[:60]
+        if message is None:
+            self._log.info(
+                "ignoring a message that this version does not know: {name}", name=name
+            )
             return
-        self._tell(Hearing, message=type(message).__name__)
-        try:
-            self._listener.messageReceived(message)
-        except Exception as error:  # noqa: BLE001 - to let it pass would close the channel
-            self._log.failure("a message could not be followed")
-            self._garbled(ChannelError(f"{message} could not be followed: {error}"))
+        if frame.descriptors:
+            raise ChannelError(f"{len(frame.descriptors)} descriptors came with a {name}")
+        self._tell(Hearing, message)
+        error = self._try(self._receiver.messageReceived, message)
+        if error is not None:
+            self.garbled(ChannelError(f"a {name} could not be acted upon: {error}"))
 
-    def lengthLimitExceeded(self, length: int) -> None:
-        self._garbled(ChannelError(f"a frame of {length} bytes is too long"))
-
-    def _garbled(self, error: ChannelError) -> None:
+    def garbled(self, error: ChannelError) -> None:
+        """
+        What has come cannot be used, nor what comes after it.
+        """
         # The channel stays open, for the peer is still to be told that it is
         # not wanted; it would take the mere end for the death of this process.
         if not self._isGarbled:
             self._isGarbled = True
-            with self._reporting():
-                self._listener.channelGarbled(error)
+            self._reader.close()
+            self._try(self._receiver.channelGarbled, error)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._open = False
-        self._tell(HearingTheEnd)
-        with self._reporting():
-            self._listener.channelLost()
+        self._reader.close()
+        self._journal.tell(HearingTheEnd, peer=self._peer, peerPid=self._receiver.peerPid)
+        self._try(self._receiver.channelLost)
 
-    def _tell(self, kind: type[Event], **more: str) -> None:
-        self._journal.tell(kind, peer=self._listener.peer, peerPid=self._listener.pid, **more)
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
+    def _try(self, handle: Callable[..., None], *arguments: Any) -> Exception | None:
         """
-        An error of who listens is not one of the reactor's.
+        Whatever a receiver does, to let it pass would close the channel, and the
+        peer would take that for the end of this process.
         """
         try:
-            yield
-        except Exception:  # noqa: BLE001 - it is in the log
-            self._log.failure("the end of a channel could not be followed")
+            handle(*arguments)
+        except Exception as error:  # noqa: BLE001 - it may be the application's
+            self._log.failure("what came over the channel could not be acted upon")
+            return error
+        return None
 
 
-def connectChannel(reactor: Any, sock: socket.socket, listener: MessageReceiver) -> Channel:
+def connectChannel(
+    reactor: Reactor, sock: socket.socket, receiver: MessageReceiver, peer: Peer
+) -> Channel:
     """
     Give a socket to the reactor, which closes it in the end.
     """
-    channel = Channel(listener)
+    channel = Channel(receiver, peer)
     sock.setblocking(False)
     channel.makeConnection(_Transport(reactor, sock, channel))
     return channel

@@ -21,7 +21,7 @@ from txtableflip._handover.messages import (
     Serving,
 )
 from txtableflip._handover.spawned import Spawned, isOpen
-from txtableflip._journal import Greeted, Journal, Peer, ProcessLogger
+from txtableflip._journal import Greeted, Journal, ProcessLogger
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._observers import Deadline
 from txtableflip.errors import (
@@ -58,7 +58,7 @@ class Child:
         self._process = Spawned(self._exited)
         self._ending = Ending(self._process, self._deadline, self._say, self._report)
         self._answers = Answers(self._process, self._deadline, self._ending, lifecycle)
-        self._channel = connectChannel(reactor, ours, self._answers)
+        self._channel = connectChannel(reactor, ours, self._answers, "child")
 
     @property
     def pid(self) -> int | None:
@@ -155,7 +155,7 @@ class Child:
         end tells a child that has taken over.
         """
         if self.hasTakenOver:
-            self._channel.neverClose()
+            self._channel.keepOpenUntilExit()
 
     def _exited(self) -> None:
         # One that has taken over is known by its channel.
@@ -178,7 +178,6 @@ class Answers:
     @ivar hasTakenOver: whether it has said that it serves.
     """
 
-    peer: Peer = "child"
     _log = ProcessLogger()
     _journal = Journal()
 
@@ -192,9 +191,9 @@ class Answers:
         self._lifecycle = lifecycle
 
     @property
-    def pid(self) -> int | None:
+    def peerPid(self) -> int | None:
         """
-        Its process id.
+        Its process id, or C{None} if it could not be started.
         """
         return self._process.pid
 
@@ -231,7 +230,7 @@ class Answers:
             # It serves, and this process does not any more: let it be.
             self._log.error(
                 "process {child} said what is not understood: {error}",
-                child=self.pid,
+                child=self.peerPid,
                 error=str(error),
             )
             return

@@ -1,13 +1,23 @@
 """
 What is said of each descriptor that goes from generation to generation.
+
+All of these are JSON objects on the wire, which may have more fields in other
+versions (L{txtableflip._handover.messages}).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
+
+KINDS = frozenset({"listener", "socket", "connection", "file"})
+"""
+The kinds of descriptors that this version knows.
+"""
 
 
-class Key(NamedTuple):
+@dataclass(frozen=True)
+class Key:
     """
     What a descriptor is known by, in every generation.
 
@@ -32,7 +42,8 @@ class Key(NamedTuple):
         return f"{self.network or self.kind} {self.address}{number}"
 
 
-class Identity(NamedTuple):
+@dataclass(frozen=True)
+class Identity:
     """
     Which file a name stood for: the device and the inode of L{os.stat_result}.
     """
@@ -41,12 +52,13 @@ class Identity(NamedTuple):
     inode: int
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """
     One descriptor that is handed over.
 
-    @ivar family: a socket's, or 0 for what is no socket.
-    @ivar type: a socket's, or 0 for what is no socket.
+    @ivar family: a socket's, or 0 for what is not a socket.
+    @ivar type: a socket's, or 0 for what is not a socket.
     @ivar identity: the same in any process.
     @ivar path: the identity of the path it is bound to, if that is ours to
         remove.
@@ -61,3 +73,18 @@ class Entry(NamedTuple):
     path: Identity | None = None
     backlog: int | None = None
     mode: int | None = None
+
+
+class UnknownEntry(dict[str, Any]):
+    """
+    The entry of a descriptor of a kind that this version does not know, as it
+    came.  Only C{kind} in its C{key}, and C{unknown}, are for us.
+    """
+
+    @property
+    def isKept(self) -> bool:
+        """
+        Whether its descriptor goes to the next generation, untouched and with
+        this entry, rather than being closed.
+        """
+        return self.get("unknown") == "keep"

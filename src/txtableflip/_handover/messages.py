@@ -1,5 +1,5 @@
 """
-What the parent and the child say to each other, as bytes and back.
+What the parent and the child say to each other, as frames and back.
 
 A conversation::
 
@@ -11,10 +11,34 @@ A conversation::
                                  <-- Serving
       Redeploy                   -->
 
-Each message is one frame: a JSON object on one line, a newline, and room for a
-binary body, which no message uses yet.  The length of the frame goes before it
-(L{twisted.protocols.basic.Int32StringReceiver}, see L{txtableflip._handover.channel}).
-The first frame in each direction carries the version of all this.
+B{What is frozen for ever}, because each version must be able to read as much of
+any other:
+
+  - The variable C{TXTABLEFLIP_CHANNEL} has the number of the child's end, which
+    is 3: a stream socket.
+  - The form of a frame, see L{txtableflip._handover.frames}.
+  - The header of a frame has C{message}, the name of the message;
+    C{descriptors}, how many belong to the frame, if any; C{must}, names as
+    below, if any; and beside them the fields of the message.
+  - The first frame of the parent is a Manifest, that of the child a Hello.  Both
+    have C{speaks}, a list of the oldest and the newest version that the process
+    can speak, and C{can}, a list of names; Hello has C{version}.
+  - The Manifest is written in the parent's oldest version, for it comes before
+    the parent can know the child's.
+  - Each of a Manifest's C{entries} is an object, whose C{key} is an object with
+    a C{kind}.
+
+B{What may grow.}  Versions: the child chooses the lower one of the two newest,
+and says so in Hello; if either process does not speak that any more, they cannot
+replace each other.  Fields: those that are not known are ignored at any level,
+and those that are absent have a default if they were not in version 1.
+Messages: those that are not known are ignored.  What must not be ignored is
+named in C{must}: a field by its name, the message itself as C{message}; whoever
+does not know one of these names refuses the frame.  (In a message that is ignored,
+only C{message} counts.)  Kinds of entries: one that is not known says by
+C{unknown} whether its descriptor is passed on, C{"keep"}, or closed, C{"close"},
+which it is if nothing is said.  What a message I{means} changes by a capability
+only: a name in C{can}, of which each process uses those that both have.
 
 Whatever arrives is checked here before anyone acts on it: a frame either
 becomes a whole, well-typed message, or raises L{ChannelError}.
@@ -22,54 +46,81 @@ becomes a whole, well-typed message, or raises L{ChannelError}.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache, partial
 from math import isfinite
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from txtableflip._handover.manifest import Entry
+from txtableflip._handover.frames import Frame, writeFrame
+from txtableflip._handover.manifest import KINDS, Entry, UnknownEntry
 from txtableflip.errors import ChannelError
 
-VERSION = 1
+
+class Range(NamedTuple):
+    """
+    The versions of the protocol that a process speaks, both ends included.
+    """
+
+    oldest: int
+    newest: int
+
+    def __str__(self) -> str:
+        if self.oldest == self.newest:
+            return f"version {self.newest}"
+        return f"versions {self.oldest} to {self.newest}"
+
+
+SPEAKS = Range(1, 1)
 """
-The version of the protocol.  It changes with any change of a message.
+What this version of txtableflip speaks: as much as the release before it, at
+least.
 """
 
-MAX_FRAME = 16 * 1024 * 1024
+CAPABILITIES: tuple[str, ...] = ()
 """
-The longest frame, in bytes: a manifest takes about 150 for each descriptor.
+What this version of txtableflip can, by name.
 """
 
 
 @dataclass(frozen=True)
 class Manifest:
     """
-    What the child inherits.  The descriptors come with the same bytes, in the
-    order of C{entries}; the very first is the parent's standard error.
+    What the child inherits.  The descriptors come with the frame: the parent's
+    standard error, if it says so, and then one for each of the entries.
 
     @ivar generation: the child's, counted from 1.
     @ivar upgradeTimeout: how long the parent waits for Ready, in seconds.
     @ivar pidFile: the absolute path of the pid file, if there is one.
+    @ivar stderr: whether the parent's standard error comes first.
+    @ivar speaks: which versions the parent speaks.
+    @ivar can: the parent's capabilities.
     """
 
     generation: int
     upgradeTimeout: float
     pidFile: str | None
-    entries: tuple[Entry, ...]
-    version: int = VERSION
+    entries: tuple[Entry | UnknownEntry, ...]
+    stderr: bool = True
+    speaks: Range = SPEAKS
+    can: tuple[str, ...] = CAPABILITIES
 
 
 @dataclass(frozen=True)
 class Hello:
     """
     The child has read the manifest, and is who it should be.
+
+    @ivar version: which one is spoken from now on.
+    @ivar speaks: which versions the child speaks.
+    @ivar can: the child's capabilities.
     """
 
     pid: int
-    version: int = VERSION
+    version: int = SPEAKS.newest
+    speaks: Range = SPEAKS
+    can: tuple[str, ...] = CAPABILITIES
 
 
 @dataclass(frozen=True)
@@ -122,82 +173,138 @@ class Redeploy:
 Message = Manifest | Hello | Ready | Refused | Commit | Abort | Serving | Redeploy
 _TYPES: dict[str, type[Message]] = {cls.__name__: cls for cls in get_args(Message)}
 
+_HEADER = {"message", "descriptors", "must"}
+"""
+What any message may have in its header.
+"""
 
-def encode(message: Message) -> bytes:
+_NEVER_ABSENT = {"speaks", "version"}
+"""
+Fields with a default for whoever writes them, and none for whoever reads: what a
+process speaks is known from nobody else.
+"""
+
+
+def encode(message: Message, descriptors: int = 0) -> bytes:
     """
-    Write a message as the content of one frame.
+    Write a message as one frame.
 
-    @raise ChannelError: if that would be longer than L{MAX_FRAME}.
+    @param descriptors: how many belong to it.
+    @raise ChannelError: if that would be too long.
     """
-    header = {"message": type(message).__name__, **vars(message)}
-    frame = json.dumps(header, separators=(",", ":")).encode("ascii") + b"\n"
-    if len(frame) > MAX_FRAME:
-        raise ChannelError(f"a {header['message']} of {len(frame)} bytes is too long to send")
-    return frame
+    return writeFrame({"message": type(message).__name__, **vars(message)}, descriptors)
 
 
-def decode(frame: bytes) -> Message:
+def decode(frame: Frame) -> Message | None:
     """
-    Read the content of one frame.
+    Read one frame.
 
-    @raise ChannelError: if it is anything but one message of this version.
+    @return: the message, or C{None} if it is one that this version does not
+        know, and that may be ignored.
+    @raise ChannelError: if it is not a message, or is one that this version
+        cannot take part in.
     """
-    header, newline, body = frame.partition(b"\n")
-    try:
-        values = json.loads(header, parse_constant=_refuseConstant)
-    except (ValueError, RecursionError) as error:
-        raise ChannelError(f"a frame does not begin with JSON: {header[:60]!r}") from error
-    cls = _TYPES.get(str(values.pop("message", None))) if isinstance(values, dict) else None
+    header = frame.header
+    name = header.get("message")
+    if not isinstance(name, str):
+        raise ChannelError(f"a frame is not a message: {_shown(header)}")
+    cls = _TYPES.get(name)
+    if cls in (Manifest, Hello) and "speaks" in header:
+        # Before anything else, for another version may have that otherwise.
+        agree(SPEAKS, _range(header["speaks"]))
+    _checkMusts(header.get("must", []), cls, name)
     if cls is None:
-        raise ChannelError(f"a frame is no known message: {header[:60]!r}")
-    if values.get("version", VERSION) != VERSION:
+        return None
+    if frame.body:
+        raise ChannelError(f"a {name} ends where it should not")
+    message: Message = _build(cls, header)
+    if isinstance(message, Hello) and not SPEAKS.oldest <= message.version <= SPEAKS.newest:
         raise ChannelError(
-            f"the other process speaks version {values['version']!r} of the hand-over and "
-            f"this one {VERSION}: they cannot replace each other, so restart the service once"
+            f"the other process goes on in version {message.version} of the hand-over, "
+            f"and this one speaks {SPEAKS}"
         )
-    if not newline or body:
-        raise ChannelError(f"a {cls.__name__} ends where it should not")
-    message: Message = _build(cls, values)
     return message
 
 
-def _refuseConstant(name: str) -> None:
+def agree(ours: Range, theirs: Range) -> int:
     """
-    Refuse C{NaN} and C{Infinity}, which are not JSON, and no time to wait.
+    @return: the version in which two processes speak.
+    @raise ChannelError: if there is none.
     """
-    raise ValueError(name)
+    version = min(ours.newest, theirs.newest)
+    if version < max(ours.oldest, theirs.oldest):
+        raise ChannelError(
+            f"the other process speaks {theirs} of the hand-over and this one {ours}: "
+            f"they cannot replace each other, so stop the service and start it once"
+        )
+    return version
 
 
-def _build(cls: type[Any], values: dict[str, Any]) -> Any:
+def _checkMusts(musts: Any, cls: Any, name: str) -> None:
     """
-    Make a message of exactly the JSON object that it was written as.
+    @raise ChannelError: if this version does not know what it must.
     """
-    hashable: Any = cls
-    readers = _fieldReaders(hashable)
-    if set(values) != set(readers):
-        raise ChannelError(f"a {cls.__name__} has other fields than {', '.join(readers)}")
-    return cls(**{name: read(values[name]) for name, read in readers.items()})
+    if cls is None:
+        unknown = {"message"}.intersection(_names(musts))
+    else:
+        unknown = set(_names(musts)) - _HEADER - set(_readers(cls))
+    if unknown:
+        raise ChannelError(
+            f"this version does not know the {_shown(', '.join(sorted(unknown)))} "
+            f"of a {_shown(name)}, and must"
+        )
+
+
+def _build(cls: Any, values: Any) -> Any:
+    """
+    Make a message, or a part of one, of the JSON object that it was written as.
+    """
+    if not isinstance(values, dict):
+        raise ChannelError(f"{_shown(values)} is not a {cls.__name__}")
+    found = {}
+    for name, (read, isNeeded) in _readers(cls).items():
+        if name in values:
+            try:
+                found[name] = read(values[name])
+            except ChannelError as error:
+                raise ChannelError(f"{cls.__name__}.{name}: {error}") from None
+        elif isNeeded:
+            raise ChannelError(f"a {cls.__name__} is without its {name}")
+    return cls(**found)
+
+
+_Reader = Callable[[Any], Any]
 
 
 @cache
-def _fieldReaders(cls: Any) -> dict[str, Callable[[Any], Any]]:
-    return {name: _reader(hint) for name, hint in get_type_hints(cls).items()}
+def _readers(cls: Any) -> dict[str, tuple[_Reader, bool]]:
+    """
+    @return: for each field, what makes its value of JSON, and whether it must
+        be there.
+    """
+    hints = get_type_hints(cls)
+    return {
+        field.name: (
+            _reader(hints[field.name]),
+            field.default is MISSING or field.name in _NEVER_ABSENT,
+        )
+        for field in fields(cls)
+    }
 
 
-def _reader(hint: Any) -> Callable[[Any], Any]:
+def _reader(hint: Any) -> _Reader:
     """
     @return: what makes a value of a type of the JSON that it was written as, or
         raises L{ChannelError}.
     """
     arguments = get_args(hint)
+    if hint in _SPECIAL:
+        return _SPECIAL[hint]
     if get_origin(hint) is tuple:
-        return _sequenceReader(_reader(arguments[0]))
+        return partial(_sequence, _reader(arguments[0]))
     if type(None) in arguments:
-        return _optionalReader(_reader(arguments[0]))
-    if issubclass(hint, tuple):
-        return _tupleReader(hint, list(_fieldReaders(hint).values()))
-
-    return _seconds if hint is float else _plainReader(hint)
+        return partial(_optional, _reader(arguments[0]))
+    return partial(_build if is_dataclass(hint) else _plain, hint)
 
 
 def _seconds(value: Any) -> float:
@@ -206,36 +313,55 @@ def _seconds(value: Any) -> float:
             seconds = float(value)
             if isfinite(seconds):
                 return seconds
-    raise ChannelError(f"{value!r:.60} is no time")
+    raise ChannelError(f"{_shown(value)} is not a time")
 
 
-def _plainReader(cls: type[Any]) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if type(value) is not cls:
-            raise ChannelError(f"{value!r:.60} is no {cls.__name__}")
-        return value
-
-    return read
+def _range(value: Any) -> Range:
+    found = _sequence(partial(_plain, int), value)
+    if len(found) != len(Range._fields) or found[0] > found[-1]:
+        raise ChannelError(f"{_shown(value)} is not a range of versions")
+    return Range(*found)
 
 
-def _sequenceReader(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: tuple(map(read, _list(value)))
+def _entry(value: Any) -> Entry | UnknownEntry:
+    key = value.get("key") if isinstance(value, dict) else None
+    kind = key.get("kind") if isinstance(key, dict) else None
+    if not isinstance(kind, str) or kind in KINDS:
+        known: Entry = _build(Entry, value)
+        return known
+    if value.get("unknown", "close") not in ("keep", "close"):
+        raise ChannelError(
+            f"{_shown(value['unknown'])} is not what to do with a {_shown(kind)}"
+        )
+    return UnknownEntry(value)
 
 
-def _optionalReader(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else read(value)
+_SPECIAL: dict[Any, _Reader] = {
+    float: _seconds,
+    Range: _range,
+    Entry | UnknownEntry: _entry,
+}
 
 
-def _tupleReader(cls: Any, readers: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if len(_list(value)) != len(readers):
-            raise ChannelError(f"{value!r:.60} is no {cls.__name__}")
-        return cls._make([read(item) for read, item in zip(readers, value, strict=True)])
-
-    return read
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ChannelError(f"{value!r:.60} is no list")
+def _plain(cls: type[Any], value: Any) -> Any:
+    if type(value) is not cls:
+        raise ChannelError(f"{_shown(value)} is not of type {cls.__name__}")
     return value
+
+
+def _sequence(read: _Reader, value: Any) -> tuple[Any, ...]:
+    return tuple(map(read, _plain(list, value)))
+
+
+_names = partial(_sequence, partial(_plain, str))
+
+
+def _optional(read: _Reader, value: Any) -> Any:
+    return None if value is None else read(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.60}"
+    except RecursionError:
+        return "what is nested too deeply to be shown"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from txtableflip._handover.manifest import Entry, Identity, Key
+from txtableflip._handover.manifest import Entry, Identity, Key, UnknownEntry
 from txtableflip._sockets import unixpaths
 from txtableflip._sockets.each import forEach
 from txtableflip.errors import ChannelError
@@ -173,17 +173,27 @@ class Inventory:
         self.inherited: dict[Key, HeldDescriptor] = {}
         self.used: dict[Key, HeldDescriptor] = {}
         self.changes = Changes()
+        self._passedOn: list[tuple[UnknownEntry, HasDescriptor]] = []
 
-    def inherit(self, entries: Sequence[Entry], descriptors: Sequence[int]) -> None:
+    def inherit(
+        self, entries: Sequence[Entry | UnknownEntry], descriptors: Sequence[int]
+    ) -> None:
         """
-        Take in what the parent sent.
+        Take in what the parent sent.  What only another version knows is passed on
+        to the child as it came, or closed, as its entry says.
 
         @raise ChannelError: if a descriptor is not what its entry says, or two
             have one name; all are closed then.
         """
-        found = [_open(fileno) for fileno in descriptors]
+        found = [
+            Descriptor(fileno) if isinstance(entry, UnknownEntry) else _open(fileno)
+            for entry, fileno in zip(entries, descriptors, strict=True)
+        ]
         try:
             for entry, opened in zip(entries, found, strict=True):
+                if isinstance(entry, UnknownEntry):
+                    self._inheritUnknown(entry, opened)
+                    continue
                 _compare(entry, opened)
                 if entry.key in self.inherited:
                     raise ChannelError(f"two descriptors are inherited as {entry.key}")
@@ -192,9 +202,16 @@ class Inventory:
                 )
         except BaseException:
             self.inherited.clear()
+            self._passedOn.clear()
             for opened in found:
                 opened.close()
             raise
+
+    def _inheritUnknown(self, entry: UnknownEntry, opened: HasDescriptor) -> None:
+        if entry.isKept:
+            self._passedOn.append((entry, opened))
+        else:
+            opened.close()
 
     def nextKey(self, kind: str, network: str, address: str) -> Key:
         """
@@ -269,18 +286,21 @@ class Inventory:
         self.prune()
         return [str(key) for key in self.used]
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[Entry | UnknownEntry, ...]:
         """
-        @return: what a child is to be told about everything in use.
+        @return: what a child is to be told about everything in use, and passed on.
         """
         self.prune()
-        return tuple(_entry(key, held) for key, held in self.used.items())
+        used = (_entry(key, held) for key, held in self.used.items())
+        return (*used, *(entry for entry, _ in self._passedOn))
 
     def descriptors(self) -> list[int]:
         """
         @return: the descriptors, in the order of L{entries}.
         """
-        return [held.handle.fileno() for held in self.used.values()]
+        handles = [held.handle for held in self.used.values()]
+        handles += [handle for _, handle in self._passedOn]
+        return [handle.fileno() for handle in handles]
 
     def inodes(self) -> set[int]:
         """

@@ -154,8 +154,8 @@ class Ports:
         @return: whether the parent has left a listener with this address that
             nobody has claimed.
         """
-        names = [key[:3] for key in self._inventory.inherited]
-        return ("listener", network, address) in names
+        names = [(key.network, key.address) for key in self._inventory.inherited]
+        return (network, address) in names
 
     def listenOn(
         self,
