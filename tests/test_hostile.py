@@ -20,12 +20,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commandlines import FOREGROUND, parse
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from processes import APPS, DEADLINE, TWISTD, ask, until
+from processes import APPS, DEADLINE, TWISTD, Gate, ask, deadProcess, until
 from strategies import manifests
-from test_faults import Gate
-from test_relaunch import FOREGROUND, parse
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorProcess
@@ -35,7 +34,7 @@ from zope.interface import alsoProvides
 
 import txtableflip
 from txtableflip import EnvironmentFileError, InvalidEndpoint
-from txtableflip._generation import Process
+from txtableflip._generation import Generation
 from txtableflip._handover.child import Child
 from txtableflip._handover.manifest import Entry, Key
 from txtableflip._handover.messages import Hello, Manifest, encode
@@ -531,7 +530,7 @@ def parsing():
     and its state.
     """
     reactor = Reactor()
-    process = Process(reactor, None, DEADLINE, None, successorCommand)
+    process = Generation(reactor, None, DEADLINE, None, successorCommand)
     listens = Readiness()
 
     def endpoint(description):
@@ -873,9 +872,7 @@ def test_a_forged_lock_does_not_have_anything_removed_but_the_socket_beside_it(t
     path = tmp_path / "s.sock"
     plantLinkToSocket(path)
     theirs = status(tmp_path / "theirs")
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    (tmp_path / "s.sock.lock").symlink_to(str(gone.pid))
+    (tmp_path / "s.sock.lock").symlink_to(str(deadProcess()))
     unixpaths.lock(str(path))
     assert not path.is_symlink()
     assert status(tmp_path / "theirs") == theirs

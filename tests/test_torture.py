@@ -86,6 +86,7 @@ def test_the_picture_is_one(report, tmp_path):
     assert "</svg>" in (tmp_path / "p.svg").read_text()
 
 
+@pytest.mark.process
 def test_the_command_reports_what_clients_saw(tmp_path, capsys):
     """
     The command prints the table, writes what it is asked to, and exits with 0.
@@ -101,6 +102,7 @@ def test_the_command_reports_what_clients_saw(tmp_path, capsys):
     assert (tmp_path / "r.png").exists()
 
 
+@pytest.mark.process
 def test_a_service_that_cuts_connections_is_found_out(capsys):
     """
     A service whose drain timeout is too short for clients that wait has
@@ -113,6 +115,7 @@ def test_a_service_that_cuts_connections_is_found_out(capsys):
     assert re.search(r"^ *\d+ +\w+(Error|Answer): ", printed, re.MULTILINE), printed
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "murder",
     [
@@ -135,6 +138,7 @@ def test_a_service_that_does_not_outlive_its_upgrade_is_found_out(tmp_path, caps
     assert re.search(r"^ *1 +\d+ +- +\d", printed, re.MULTILINE)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
@@ -152,6 +156,7 @@ def test_what_cannot_be_tortured_is_told_so(command, reason, capsys):
     assert reason in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_an_answer_that_is_wrong_from_the_beginning_is_no_failure_of_upgrades(capsys):
     """
     If the first answer is not what was expected, there is nothing to torture.
@@ -220,6 +225,7 @@ def test_the_fixture_tortures_and_fails_the_test(pytester):
     result.stdout.fnmatch_lines(["*3 upgrades, 0 that failed, * requests, * failures*"])
 
 
+@pytest.mark.process
 def test_a_service_that_is_a_daemon_is_tortured_and_ended(tmp_path):
     """
     A service may become a daemon: it is found, upgraded, and ended.
@@ -232,6 +238,7 @@ def test_a_service_that_is_a_daemon_is_tortured_and_ended(tmp_path):
     assert "generation 3 serves" in (tmp_path / "twistd.log").read_text()
 
 
+@pytest.mark.process
 def test_a_service_that_never_answers_the_signal_is_an_error():
     """
     A service that does not upgrade when it is told to is named, and ended.
@@ -248,6 +255,7 @@ def test_a_service_that_never_answers_the_signal_is_an_error():
     assert service.processes() == []
 
 
+@pytest.mark.process
 def test_a_process_is_found_as_soon_as_it_has_been_started():
     """
     In the midst of execve(2) a process has no environment for a moment, and is
@@ -395,6 +403,7 @@ def test_an_outcome_that_was_not_to_be_is_a_failure(what, outcome):
 # -- what `make torture` runs, shortened
 
 
+@pytest.mark.process
 def test_the_footprint_stays_the_same():
     """
     After some upgrades under load a process has what it had after the third.
@@ -415,6 +424,7 @@ def test_a_footprint_that_grows_is_found_out():
     assert endurance.differences(first, alike) == []
 
 
+@pytest.mark.process
 def test_a_program_under_torture(tmp_path, capsys):
     """
     One of the programs of make torture, once.
