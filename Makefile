@@ -15,7 +15,7 @@ BIN = .venv/bin
 COVERED = 93
 
 # Most tests wait most of the time, for processes.
-TOGETHER = --numprocesses 4 --dist loadgroup
+TOGETHER = --numprocesses 4
 
 .PHONY: demo test lint bench torture clean
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import settings
 from processes import service
+from quick import Quick
 
 __all__ = ["service"]
 
@@ -22,6 +23,10 @@ settings.load_profile("patient")
 # What a shell runs in the background ignores SIGINT, and hands that on to every
 # process: none of ours could be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Quick(), "quick")
 
 
 @pytest.fixture(scope="session")

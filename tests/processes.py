@@ -78,6 +78,14 @@ def descriptors(pid):
     )
 
 
+def deadProcess():
+    """
+    Return the id of a process that does not exist, and never will: ids are below
+    this limit (proc_sys_kernel(5)).
+    """
+    return int(Path("/proc/sys/kernel/pid_max").read_text())
+
+
 class Service:
     """
     A service in a directory of its own, started by the test and never left
@@ -235,6 +243,35 @@ class Service:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
+
+
+class Gate:
+    """
+    Where a release waits until the test lets it go on.
+
+    @ivar code: what waits.
+    """
+
+    def __init__(self, service):
+        self._reached = service.directory / f"reached-{uuid.uuid4().hex}"
+        self._open = service.directory / f"open-{uuid.uuid4().hex}"
+        self.code = (
+            "import time, pathlib\n"
+            f"pathlib.Path({str(self._reached)!r}).touch()\n"
+            f"while not pathlib.Path({str(self._open)!r}).exists(): time.sleep(0.01)\n"
+        )
+
+    def reached(self):
+        """
+        Wait until the release waits.
+        """
+        until(self._reached.exists, "a release at the gate")
+
+    def open(self):
+        """
+        Let it go on.
+        """
+        self._open.touch()
 
 
 class PidFileWatch:

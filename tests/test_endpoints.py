@@ -12,7 +12,6 @@ import socket
 import ssl
 import stat
 import struct
-import subprocess
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import DEADLINE, ask, connect
+from processes import DEADLINE, ask, connect, deadProcess
 from twisted.internet import endpoints, reactor, tcp, unix
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
@@ -723,15 +722,6 @@ def leaveFile(path):
 def leaveStaleSocket(path):
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
-
-
-def deadProcess():
-    """
-    Return the id of a process that is gone.
-    """
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def leaveLock(path, pid):

@@ -49,6 +49,7 @@ def test_the_document_is_what_is_expected():
     assert DOCUMENT.read_text() == document(found)
 
 
+@pytest.mark.process
 def test_whoever_is_killed_at_whichever_moment_it_is_known_who_serves():
     """
     Each moment, under load: one process is killed, or the other, or both. One
@@ -83,6 +84,7 @@ Generation.accept = lambda self: None if self.child.pid else original(self)
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_table_fails_without(name):
     """

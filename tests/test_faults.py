@@ -10,10 +10,9 @@ import shutil
 import signal
 import socket
 import time
-import uuid
 
 import pytest
-from processes import APPS, Clients, ask, connect, until
+from processes import APPS, Clients, Gate, ask, connect, until
 
 from txtableflip.testing._service import freePort, isAlive, stateOf
 
@@ -79,35 +78,6 @@ def site(service):
     A service for what goes wrong.
     """
     return Site(service)
-
-
-class Gate:
-    """
-    Where a release waits until the test lets it go on.
-
-    @ivar code: what waits.
-    """
-
-    def __init__(self, service):
-        self._reached = service.directory / f"reached-{uuid.uuid4().hex}"
-        self._open = service.directory / f"open-{uuid.uuid4().hex}"
-        self.code = (
-            "import time, pathlib\n"
-            f"pathlib.Path({str(self._reached)!r}).touch()\n"
-            f"while not pathlib.Path({str(self._open)!r}).exists(): time.sleep(0.01)\n"
-        )
-
-    def reached(self):
-        """
-        Wait until the release waits.
-        """
-        until(self._reached.exists, "a release at the gate")
-
-    def open(self):
-        """
-        Let it go on.
-        """
-        self._open.touch()
 
 
 # -- the release is broken

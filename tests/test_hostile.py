@@ -20,12 +20,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commandlines import FOREGROUND, parse
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from processes import APPS, DEADLINE, TWISTD, ask, until
+from processes import APPS, DEADLINE, TWISTD, Gate, ask, deadProcess, until
 from strategies import manifests
-from test_faults import Gate
-from test_relaunch import FOREGROUND, parse
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorProcess
@@ -869,9 +868,7 @@ def test_a_forged_lock_does_not_have_anything_removed_but_the_socket_beside_it(t
     path = tmp_path / "s.sock"
     plantLinkToSocket(path)
     theirs = status(tmp_path / "theirs")
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    (tmp_path / "s.sock.lock").symlink_to(str(gone.pid))
+    (tmp_path / "s.sock.lock").symlink_to(str(deadProcess()))
     unixpaths.lock(str(path))
     assert not path.is_symlink()
     assert status(tmp_path / "theirs") == theirs

@@ -6,10 +6,9 @@ system that go with them.
 import os
 import socket
 import stat
-import subprocess
-import sys
 
 import pytest
+from processes import deadProcess
 from twisted.internet.error import CannotListenError
 
 from txtableflip._draining.connections import Connections
@@ -436,15 +435,6 @@ def test_a_server_with_a_full_queue_is_alive(sockets, tmp_path):
 
 
 # -- locks
-
-
-def deadProcess():
-    """
-    Return the id of a process that has ended.
-    """
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def test_a_lock_of_a_living_process_is_respected(tmp_path):

@@ -41,6 +41,7 @@ def contents(directory, name="shared.log"):
     return Counter(line for path in paths for line in path.read_bytes().splitlines())
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("count", "rotateLength"), [(5000, 0), (1500, 4000)])
 def test_processes_that_write_at_once_lose_no_line(count, rotateLength, tmp_path):
     """
@@ -277,6 +278,7 @@ def test_two_who_rotate_for_one_reason_rotate_once(opened, tmp_path):
     assert files(tmp_path) == {"shared.log.1": "1\n", "shared.log": "2\n"}
 
 
+@pytest.mark.process
 def test_rotation_waits_for_the_lock_of_another(opened, tmp_path):
     """
     While another process rotates, nobody else does: the lock is the directory's.

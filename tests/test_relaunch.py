@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 import pytest
+from commandlines import FOREGROUND, parse
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from processes import DEADLINE
 from twisted.application.app import ApplicationRunner
-from twisted.scripts._twistd_unix import ServerOptions
 
 from txtableflip._launch import origin
 from txtableflip._launch.chosen import findLauncher
@@ -21,8 +21,6 @@ from txtableflip._launch.command import Command
 from txtableflip._launch.origin import CHANNEL_VARIABLE, recordDirectory
 from txtableflip._launch.twistd import Twistd, keepInForeground
 
-FOREGROUND = ["--nodaemon", "--pidfile=", "--originalname"]
-OPTIONS = ServerOptions()
 FLAGS = ["-n", "--nodaemon", "--nodae", "-o", "--no_save", "--euid", "--syslog", "-e"]
 VALUED = ["-l", "--logfile", "--logf", "--pidfile", "--pidf", "-d", "--umask", "-y", "-u"]
 # Values that look like something else.
@@ -40,13 +38,6 @@ TAILS = st.sampled_from(
         ["--", "--"],
     ]
 )
-
-
-def parse(arguments):
-    """
-    Parse arguments as twistd does, without carrying anything out.
-    """
-    return getopt.getopt(list(arguments), OPTIONS.shortOpt, OPTIONS.longOpt)
 
 
 @st.composite
@@ -190,6 +181,7 @@ def test_where_we_are_already_needs_no_detour(tmp_path, monkeypatch):
     assert command.argv() == ["/bin/x", "a", "b"]
 
 
+@pytest.mark.process
 def test_elsewhere_is_reached_through_an_interpreter(tmp_path, monkeypatch):
     """
     Another directory is gone to before the command is run, which gets its
@@ -203,6 +195,7 @@ def test_elsewhere_is_reached_through_an_interpreter(tmp_path, monkeypatch):
     assert json.loads(done.stdout) == [str(tmp_path), list(arguments[2:])]
 
 
+@pytest.mark.process
 def test_a_directory_that_is_gone_is_an_error_of_the_child(tmp_path, monkeypatch):
     """
     The command is not run in another directory than its own.

@@ -458,6 +458,7 @@ def pipes(count):
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("user", ["root", "an ordinary user"])
 def test_four_thousand_descriptors_go_in_one_upgrade(user):
     """

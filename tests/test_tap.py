@@ -56,11 +56,11 @@ def twistdKnowsTableflip():
 
 
 @pytest.fixture(autouse=True)
-def _needsTwistd():
+def _needsTwistd(request):
     """
     Skip where txtableflip's plugin is not installed.
     """
-    if not twistdKnowsTableflip():
+    if request.node.get_closest_marker("process") and not twistdKnowsTableflip():
         pytest.skip(f"{TWISTD} does not know the command tableflip: install txtableflip")
 
 

@@ -3,6 +3,7 @@ What an application's unit tests can do with a L{FakeUpgrader}.
 """
 
 import inspect
+import threading
 
 import pytest
 from twisted.internet.defer import fail
@@ -318,12 +319,24 @@ def test_a_service_whose_drain_fails_says_so_and_ends(monkeypatch):
     assert "ValueError: no drain" in heard[-1]
 
 
-def test_the_fake_leaves_the_process_alone(fake):
+@pytest.mark.parametrize("isReplaced", [True, False])
+def test_the_fake_leaves_the_process_alone(fake, isReplaced):
     """
-    Any number of fakes may be made: none is the process's own Upgrader.
+    Any number of fakes may be made: none is the process's own Upgrader, and when its
+    service has ended, nothing is left that would end this process.
     """
     assert FakeUpgrader(fake.reactor) is not fake
     assert txtableflip.currentUpgrader() is None
+    threads = threading.enumerate()
+    UpgradeService(fake).startService()
+    fake.reactor.run()
+    if isReplaced:
+        fake.redeploy()
+        fake.childTakesOver()
+    else:
+        fake.stop()
+    assert fake.reactor.hasStopped
+    assert threading.enumerate() == threads
 
 
 def test_an_endpoint_that_never_listens_is_named(monkeypatch):

@@ -28,23 +28,15 @@ COMMAND = ["env", LISTEN, TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--ap
 IMPATIENT = [*COMMAND[:6], "--drain-timeout", "0.05", *COMMAND[6:]]
 
 pytest_plugins = ["pytester"]
-together = pytest.mark.xdist_group("report")
 
 
-@pytest.fixture(scope="module")
-def report():
-    """
-    What came of a short torture with each mishap in it.
-    """
-    return Torture(COMMAND, Http(expect="release 1"), upgrades=5 * len(MISHAPS)).run()
-
-
-@together
-def test_no_client_can_tell(report):
+@pytest.mark.process
+def test_no_client_can_tell_and_the_report_says_so(tmp_path):
     """
     A web server survives upgrades, and each mishap, while clients of all kinds
-    ask it.
+    ask it; the report has the numbers as a table, as JSON and as a picture.
     """
+    report = Torture(COMMAND, Http(expect="release 1"), upgrades=5 * len(MISHAPS)).run()
     assert report.failures == []
     assert report.upgrades == 5 * len(MISHAPS)
     assert {one.kind for one in report.samples} == set(KINDS)
@@ -53,13 +45,13 @@ def test_no_client_can_tell(report):
     reasons = ["exited with status", "ended by SIGKILL", "ended by SIGKILL"]
     for deployment, reason in zip(failed, reasons, strict=True):
         assert reason in str(deployment)
+    checkNumbers(report)
+    checkPictures(report, tmp_path)
 
 
-@together
-def test_each_generation_has_a_row(report):
+def checkNumbers(report):
     """
-    The report has the numbers of each generation and of each kind of clients,
-    which add up, as a table and as JSON.
+    Each generation has a row, and each kind of clients, which add up.
     """
     generations = report.perGeneration()
     assert [one["generation"] for one in generations] == list(range(1, report.upgrades + 2))
@@ -75,17 +67,17 @@ def test_each_generation_has_a_row(report):
     assert len(read["samples"]) == total
 
 
-@together
-def test_the_picture_is_one(report, tmp_path):
+def checkPictures(report, directory):
     """
     The picture is written in the format that the name of the file says.
     """
-    report.picture(str(tmp_path / "p.png"))
-    report.picture(str(tmp_path / "p.svg"))
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    assert "</svg>" in (tmp_path / "p.svg").read_text()
+    report.picture(str(directory / "p.png"))
+    report.picture(str(directory / "p.svg"))
+    assert (directory / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in (directory / "p.svg").read_text()
 
 
+@pytest.mark.process
 def test_the_command_reports_what_clients_saw(tmp_path, capsys):
     """
     The command prints the table, writes what it is asked to, and exits with 0.
@@ -101,6 +93,7 @@ def test_the_command_reports_what_clients_saw(tmp_path, capsys):
     assert (tmp_path / "r.png").exists()
 
 
+@pytest.mark.process
 def test_a_service_that_cuts_connections_is_found_out(capsys):
     """
     A service whose drain timeout is too short for clients that wait has
@@ -113,6 +106,7 @@ def test_a_service_that_cuts_connections_is_found_out(capsys):
     assert re.search(r"^ *\d+ +\w+(Error|Answer): ", printed, re.MULTILINE), printed
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "murder",
     [
@@ -135,6 +129,7 @@ def test_a_service_that_does_not_outlive_its_upgrade_is_found_out(tmp_path, caps
     assert re.search(r"^ *1 +\d+ +- +\d", printed, re.MULTILINE)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
@@ -152,6 +147,7 @@ def test_what_cannot_be_tortured_is_told_so(command, reason, capsys):
     assert reason in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_an_answer_that_is_wrong_from_the_beginning_is_no_failure_of_upgrades(capsys):
     """
     If the first answer is not what was expected, there is nothing to torture.
@@ -220,6 +216,7 @@ def test_the_fixture_tortures_and_fails_the_test(pytester):
     result.stdout.fnmatch_lines(["*3 upgrades, 0 that failed, * requests, * failures*"])
 
 
+@pytest.mark.process
 def test_a_service_that_is_a_daemon_is_tortured_and_ended(tmp_path):
     """
     A service may become a daemon: it is found, upgraded, and ended.
@@ -232,6 +229,7 @@ def test_a_service_that_is_a_daemon_is_tortured_and_ended(tmp_path):
     assert "generation 3 serves" in (tmp_path / "twistd.log").read_text()
 
 
+@pytest.mark.process
 def test_a_service_that_never_answers_the_signal_is_an_error():
     """
     A service that does not upgrade when it is told to is named, and ended.
@@ -248,6 +246,7 @@ def test_a_service_that_never_answers_the_signal_is_an_error():
     assert service.processes() == []
 
 
+@pytest.mark.process
 def test_a_process_is_found_as_soon_as_it_has_been_started():
     """
     In the midst of execve(2) a process has no environment for a moment, and is
@@ -395,6 +394,7 @@ def test_an_outcome_that_was_not_to_be_is_a_failure(what, outcome):
 # -- what `make torture` runs, shortened
 
 
+@pytest.mark.process
 def test_the_footprint_stays_the_same():
     """
     After some upgrades under load a process has what it had after the third.
@@ -415,6 +415,7 @@ def test_a_footprint_that_grows_is_found_out():
     assert endurance.differences(first, alike) == []
 
 
+@pytest.mark.process
 def test_a_program_under_torture(tmp_path, capsys):
     """
     One of the programs of make torture, once.

@@ -12,7 +12,6 @@ from twisted.python.failure import Failure
 
 from txtableflip.interfaces import Reactor
 
-
 _TURNS = 2
 """
 How many turns of the reactor come between the end of a time and what is done then:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from txtableflip import _lifecycle
 from txtableflip._draining.connections import Connections
+from txtableflip._generation import Exit
 from txtableflip._handover.nobody import NoChild
 from txtableflip._launch.signals import StopHandler, redeploySignal, signalNumber
 from txtableflip._sockets.endpoint import InheritableEndpoint
@@ -40,6 +41,7 @@ class FakeUpgrader(Upgrader):
         self.signals: list[str] = []
         recorder: Any = Recorder(reactor, self.steps, number=2 if hasParent else 1)
         self._begin(reactor, recorder, hasParent=hasParent)
+        self._exit = _Unhurried(reactor, recorder)
         self.reactor = reactor
 
     def endpoint(
@@ -108,6 +110,17 @@ class FakeUpgrader(Upgrader):
         """
         if not self.steps or self.steps[-1] not in steps:
             raise RuntimeError(f"nobody waits for that: the steps so far were {self.steps}")
+
+
+class _Unhurried(Exit):
+    """
+    The process of a test runs other tests when this one is over.
+    """
+
+    def endIn(self, seconds: float) -> None:
+        """
+        Nothing is ended.
+        """
 
 
 class Recorder:
