@@ -18,6 +18,7 @@ __all__ = ["service"]
 
 # How long an example takes is the machine's affair.
 settings.register_profile("patient", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=20)
 settings.load_profile("patient")
 
 # What a shell runs in the background ignores SIGINT, and hands that on to every

@@ -246,7 +246,7 @@ def spoiled(draw):
     return bytes(data), draw(kinds), draw(st.integers(1, 3))
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(spoiled())
 def test_whatever_comes_as_a_manifest_is_one_or_is_refused_and_nothing_leaks(delivery):
     """

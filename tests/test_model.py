@@ -832,6 +832,9 @@ def test_any_life_of_a_service_byte_by_byte():
     """
     # One failure is enough: teardown, which follows, would be another.
     chosen = settings(
-        max_examples=600, stateful_step_count=60, deadline=None, report_multiple_bugs=False
+        max_examples=6 * settings.default.max_examples,
+        stateful_step_count=60,
+        deadline=None,
+        report_multiple_bugs=False,
     )
     run_state_machine_as_test(Life, settings=chosen)

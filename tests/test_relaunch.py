@@ -297,6 +297,7 @@ def test_arguments_that_somebody_has_changed_are_left_alone(monkeypatch):
     assert Twistd(Runner({})).command(None, None).arguments == ("run.py", "web")
 
 
+@pytest.mark.process
 def test_a_log_that_blocks_does_not_keep_a_process_from_being_killed():
     """
     The watchdog ends a process with its status, also if the last entry in the

@@ -89,6 +89,7 @@ def decodedThen(said):
     return done.stdout.decode().splitlines()
 
 
+@pytest.mark.process
 @settings(max_examples=3, suppress_health_check=list(HealthCheck))
 @given(st.lists(messages, min_size=30, max_size=60))
 def test_the_release_before_reads_what_is_said_now(said):
