@@ -1,4 +1,5 @@
 # make demo     a web server is redeployed five times under load
+# make quick    lint, types, and the tests that start no process: half a minute
 # make test     lint, types, and all tests with branch coverage
 # make lint     lint and types alone
 # make bench    all benchmarks, a few minutes; writes benchmarks/REPORT.md
@@ -17,10 +18,16 @@ COVERED = 93
 # Most tests wait most of the time, for processes.
 TOGETHER = --numprocesses 4
 
-.PHONY: demo test lint bench torture clean
+# Those tests that start no process; what chance finds has fewer examples.
+QUICK = --numprocesses 2 -m "not process" --hypothesis-profile quick
+
+.PHONY: demo quick test lint bench torture clean
 
 demo: .venv/package
 	$(BIN)/python examples/demo.py
+
+quick: lint
+	$(BIN)/pytest $(QUICK)
 
 test: lint
 	$(BIN)/coverage erase

@@ -15,6 +15,7 @@ from processes import DEADLINE, connect, until
 
 from txtableflip.testing._service import freePort, isAlive
 
+pytestmark = pytest.mark.wheel
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

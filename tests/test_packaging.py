@@ -39,6 +39,7 @@ from txtableflip.log import observer
 from txtableflip.tap import Host
 from txtableflip.testing import FakeUpgrader
 
+pytestmark = pytest.mark.wheel
 TESTS = Path(__file__).parent
 
 

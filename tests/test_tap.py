@@ -19,6 +19,7 @@ from txtableflip import currentUpgrader
 from txtableflip.tap import Options
 from txtableflip.testing._service import freePort, isAlive
 
+pytestmark = pytest.mark.wheel
 OLD_TWISTD = version.major < 26
 
 SAYING = """

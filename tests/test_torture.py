@@ -22,6 +22,7 @@ from txtableflip.testing._clients import KINDS, Client, Sample
 from txtableflip.testing._report import Deployment
 from txtableflip.testing._service import Event, Service, environmentOf, freePort
 
+pytestmark = pytest.mark.wheel
 WEB = Path(__file__).parent.parent / "examples" / "web.py"
 LISTEN = "ENDPOINT=tcp:{port}:interface=127.0.0.1"
 COMMAND = ["env", LISTEN, TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--app", str(WEB)]
@@ -234,11 +235,12 @@ def test_a_service_that_never_answers_the_signal_is_an_error():
     """
     A service that does not upgrade when it is told to is named, and ended.
     """
-    service = Service([word.replace("{port}", str(freePort())) for word in COMMAND], patience=3)
+    service = Service([word.replace("{port}", str(freePort())) for word in COMMAND])
     try:
         service.start()
+        service.patience = 1
         service._redeploy = signal.SIGCONT
-        with pytest.raises(TortureError, match="waited 3 s in vain for the outcome of an upg"):
+        with pytest.raises(TortureError, match="waited 1 s in vain for the outcome of an upg"):
             service.upgrade()
     finally:
         service.stop()

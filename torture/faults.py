@@ -22,7 +22,7 @@ from pathlib import Path
 
 from txtableflip.testing import Exchange, TortureError
 from txtableflip.testing._clients import Client
-from txtableflip.testing._service import Fault, Service, freePort
+from txtableflip.testing._service import PATIENCE, Fault, Service, freePort
 
 APP = Path(__file__).parent.parent / "tests" / "apps" / "answering.py"
 TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
@@ -164,9 +164,10 @@ class Trial:
 
     @ivar mutation: code with which the service is spoilt, for a test to see
         that this is noticed.
+    @ivar patience: how long to wait for an outcome, in seconds.
     """
 
-    def __init__(self, directory, mutation="", patience=30.0):
+    def __init__(self, directory, mutation="", patience=PATIENCE):
         self.directory = Path(directory)
         self.port = freePort()
         self.release = self.directory / "release.py"
@@ -177,8 +178,8 @@ class Trial:
                 f"ENDPOINTS=tableflip:tcp:{self.port}:interface=127.0.0.1",
                 *(TWISTD, "--nodaemon", "--pidfile=twistd.pid", "-y", "app.tac"),
             ],
-            patience=patience,
         )
+        self.patience = patience
         self.isUp = False
         self.begin = 0
 
@@ -228,7 +229,9 @@ class Trial:
             self._deploy("")
             # It may name a zombie, which is a running server to twistd.
             (self.directory / "twistd.pid").unlink(missing_ok=True)
+            self.service.patience = PATIENCE
             self.service.start()
+            self.service.patience = self.patience
             self.isUp = True
 
     def _deploy(self, code):

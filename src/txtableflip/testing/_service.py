@@ -26,6 +26,11 @@ INTERVAL = 0.01
 How often to look whether something has happened, in seconds.
 """
 
+PATIENCE = 90.0
+"""
+How long to wait for the service, if nothing else is said, in seconds.
+"""
+
 _LOOKS = 10
 """
 How often to look for the environment of a process that seems to have none.
@@ -102,19 +107,13 @@ class Service:
     @ivar directory: where it tells what happens; its output is there too.
     @ivar served: which process has served as which generation, in order.
     @ivar pid: the process that serves.
+    @ivar patience: how long a start, or an upgrade with its drain, may take, in
+        seconds.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        redeploy: int = signal.SIGHUP,
-        patience: float = 90.0,
-    ) -> None:
+    def __init__(self, command: Sequence[str], *, redeploy: int = signal.SIGHUP) -> None:
         """
         @param redeploy: the signal for an upgrade.
-        @param patience: how long a start, or an upgrade with its drain, may
-            take, in seconds.
         """
         self._temporary = tempfile.TemporaryDirectory(prefix="txtableflip-torture-")
         self.directory = Path(self._temporary.name)
@@ -123,7 +122,7 @@ class Service:
         self.served: list[Event] = []
         self.pid = 0
         self._redeploy = redeploy
-        self._patience = patience
+        self.patience = PATIENCE
         self._position = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -213,14 +212,14 @@ class Service:
         """
         Wait until a condition is true, and return its value.
         """
-        end = time.monotonic() + self._patience
+        end = time.monotonic() + self.patience
         while True:
             self.read()
             value = condition()
             if value:
                 return value
             if time.monotonic() > end:
-                message = f"waited {self._patience:g} s in vain for {what}"
+                message = f"waited {self.patience:g} s in vain for {what}"
                 raise TortureError(self._withOutput(message))
             time.sleep(INTERVAL)
 
@@ -270,7 +269,7 @@ class Service:
         End all its processes: politely, and those that are left after a while
         for good.
         """
-        for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, self._patience)):
+        for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, self.patience)):
             end = time.monotonic() + seconds
             signalled: set[int] = set()
             while (pids := self.processes()) and time.monotonic() < end:
