@@ -13,6 +13,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import settings
 from processes import service
 from quick import Quick
+from twisted.logger import eventAsJSON, globalLogPublisher
 
 __all__ = ["service"]
 
@@ -28,6 +29,25 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_configure(config):
     config.pluginmanager.register(Quick(), "quick")
+
+
+@pytest.fixture(autouse=True)
+def every_field_of_the_log_is_json():
+    """
+    Whatever a test has us log, an observer for JSON could write.
+    """
+    lost = []
+
+    def look(event):
+        if event.get("log_namespace", "").startswith("txtableflip."):
+            own = {name: event[name] for name in event if not name.startswith("log_")}
+            if "unpersistable" in eventAsJSON(own):
+                lost.append(own)
+
+    globalLogPublisher.addObserver(look)
+    yield
+    globalLogPublisher.removeObserver(look)
+    assert lost == []
 
 
 @pytest.fixture(scope="session")
