@@ -68,8 +68,7 @@ from txtableflip.testing import (
 
 class Echo(Protocol):
     def dataReceived(self, data: bytes) -> None:
-        assert self.transport is not None
-        self.transport.write(data)
+        assert data
 
 
 async def main(reactor: Any, description: str = "tcp:8080") -> None:
