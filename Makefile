@@ -38,6 +38,7 @@ test: lint
 lint: .venv/tools
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/pyright
 
 bench: .venv/package
 	$(BIN)/python benchmarks/report.py

@@ -226,7 +226,7 @@ def test_a_service_that_is_a_daemon_is_tortured_and_ended(tmp_path):
     command = [*COMMAND[:3], *files, *COMMAND[5:]]
     torture = Torture(command, Http(expect="release 1"), upgrades=2)
     assert torture.run().failures == []
-    assert torture.service.processes() == []
+    assert torture._service.processes() == []
     assert "generation 3 serves" in (tmp_path / "twistd.log").read_text()
 
 

@@ -8,6 +8,9 @@ import it before the directory is changed, and only in the process that is to be
 upgraded.  Nothing else is done at import.
 """
 
+from txtableflip._launch.signals import StopHandler
+from txtableflip.drain import IDrainable, IDrainableFactory, OpenConnection
+from txtableflip.endpoints import InheritableEndpoint
 from txtableflip.errors import (
     Abandoned,
     AlreadyUpgraded,
@@ -34,30 +37,39 @@ from txtableflip.errors import (
     UpgradeInProgress,
     UpgraderExists,
 )
-from txtableflip.fds import Fds
+from txtableflip.fds import Changes, Descriptor, Fds
+from txtableflip.interfaces import IUpgrader
 from txtableflip.service import UpgradeService
 from txtableflip.upgrader import Upgrader, currentUpgrader
 
 __all__ = [
     "Abandoned",
     "AlreadyUpgraded",
+    "Changes",
     "ChannelError",
     "ChildExited",
     "ChildNotStarted",
     "ChildProtocolError",
     "ChildRefused",
     "ChildTimedOut",
+    "Descriptor",
     "EnvironmentFileError",
     "Fds",
     "HandoverFailed",
+    "IDrainable",
+    "IDrainableFactory",
+    "IUpgrader",
+    "InheritableEndpoint",
     "InvalidEndpoint",
     "NotInheritable",
     "NotReady",
     "NotSupported",
+    "OpenConnection",
     "ParentStillRunning",
     "ParentTimedOut",
     "PidFileError",
     "Refusal",
+    "StopHandler",
     "Stopping",
     "TableflipError",
     "UpgradeError",

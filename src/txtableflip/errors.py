@@ -96,7 +96,7 @@ class UpgradeFailed(UpgradeError):
     ) -> None:
         super().__init__(what)
         self.what = what
-        self.phase = phase
+        self.phase: Phase = phase
         self.pid = pid
         self.exitStatus = exitStatus
         self.signal = signal

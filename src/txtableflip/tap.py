@@ -54,7 +54,7 @@ class Options(usage.Options):
         "service or makeService; or a .tac or .py file with one; or another twistd "
         "command, whose own options follow after --."
     )
-    optParameters = (
+    optParameters: tuple[tuple[object, ...], ...] = (
         ("app", "a", None, "What to run."),
         (
             "upgrade-timeout",
@@ -79,7 +79,7 @@ class Options(usage.Options):
             _command,
         ),
     )
-    optFlags = (
+    optFlags: tuple[tuple[object, ...], ...] = (
         (
             "inherit-all",
             None,

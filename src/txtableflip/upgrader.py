@@ -99,7 +99,7 @@ class Upgrader:
         Join the rules, and what they can have done.
         """
         self.hasParent = hasParent
-        self.generation = generation.number
+        self.generation: int = generation.number
         self.reactor: Any = InheritingReactor(reactor, generation.ports)
         self.fds: Fds = generation.fds
         self.changes: Changes = generation.inventory.changes

@@ -102,7 +102,7 @@ class StopHandler(SignalHandler):
     @ivar wasReceived: whether it has come.
     """
 
-    wasReceived = False
+    wasReceived: bool = False
 
     def install(self) -> None:
         """

@@ -119,7 +119,7 @@ class HeldDescriptor:
     mode: int | None = None
 
     def __post_init__(self) -> None:
-        self.identity = identify(self.handle.fileno())
+        self.identity: Identity = identify(self.handle.fileno())
 
     @property
     def isOpen(self) -> bool:
@@ -172,7 +172,7 @@ class Inventory:
     def __init__(self) -> None:
         self.inherited: dict[Key, HeldDescriptor] = {}
         self.used: dict[Key, HeldDescriptor] = {}
-        self.changes = Changes()
+        self.changes: Changes = Changes()
         self._passedOn: list[tuple[UnknownEntry, HasDescriptor]] = []
 
     def inherit(

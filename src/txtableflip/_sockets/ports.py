@@ -136,7 +136,7 @@ class Ports:
         @param prepareFactory: called with each factory before it is listened
             with.
         """
-        self.accepting = accepting
+        self.accepting: bool = accepting
         self._reactor = reactor
         self._inventory = inventory
         self._connections = connections

@@ -11,20 +11,24 @@ C{conftest.py} needs::
     pytest_plugins = ["txtableflip.testing.fixtures"]
 """
 
-from txtableflip.testing._clients import Exchange, Http, Question, WrongAnswer
+from txtableflip.testing._clients import Exchange, Http, Question, Sample, WrongAnswer
 from txtableflip.testing._fake import FakeUpgrader
-from txtableflip.testing._report import Report
-from txtableflip.testing._service import TortureError
+from txtableflip.testing._report import Deployment, Report
+from txtableflip.testing._service import Event, Fault, TortureError
 from txtableflip.testing._torture import MISHAPS, Mishap, Torture
 
 __all__ = [
     "MISHAPS",
+    "Deployment",
+    "Event",
     "Exchange",
     "FakeUpgrader",
+    "Fault",
     "Http",
     "Mishap",
     "Question",
     "Report",
+    "Sample",
     "Torture",
     "TortureError",
     "WrongAnswer",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-PRELOAD = Path(__file__).parent / "preload"
+PRELOAD = Path(__file__).parent / "_preload"
 HINT = "it has no tableflip: endpoint and no Upgrader, or its Python ignores $PYTHONPATH"
 MARK = "TXTABLEFLIP_TORTURE"
 INTERVAL = 0.01
@@ -52,7 +52,7 @@ class Fault:
     What is to go wrong in the service, once.
 
     @ivar moment: when, by a name of L{moments
-        <txtableflip.testing.preload.txtableflip_moments>}.
+        <txtableflip.testing._preload.txtableflip_moments>}.
     @ivar victims: which processes get the signal: C{"old"}, C{"new"}.
     @ivar signal: its number.
     @ivar error: what the process at this moment raises instead.
@@ -116,8 +116,8 @@ class Service:
         @param redeploy: the signal for an upgrade.
         """
         self._temporary = tempfile.TemporaryDirectory(prefix="txtableflip-torture-")
-        self.directory = Path(self._temporary.name)
-        self.command = list(command)
+        self.directory: Path = Path(self._temporary.name)
+        self.command: list[str] = list(command)
         self.events: list[Event] = []
         self.served: list[Event] = []
         self.pid = 0

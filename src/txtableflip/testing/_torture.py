@@ -51,8 +51,6 @@ What goes wrong with a new process, in turn.
 class Torture:
     """
     A service that is upgraded again and again while clients ask it.
-
-    @ivar service: its processes, for tests with wishes of their own.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class Torture:
         if upgrades < 1 or clients < 1:
             raise ValueError("upgrades and clients must be at least 1")
         self._port = port or freePort()
-        self.service = Service(
+        self._service = Service(
             [word.replace("{port}", str(self._port)) for word in command], redeploy=redeploy
         )
         self._question = question
@@ -103,8 +101,8 @@ class Torture:
         """
         trouble = ""
         try:
-            self.service.start()
-            self._deployments.append(Deployment("start", self.service.served[0]))
+            self._service.start()
+            self._deployments.append(Deployment("start", self._service.served[0]))
             self._untilItAnswers()
             with self._clients:
                 try:
@@ -112,10 +110,10 @@ class Torture:
                 except TortureError as error:
                     trouble = str(error)
                     # Clients may wait for what never comes.
-                    self.service.stop()
+                    self._service.stop()
         finally:
-            self.service.stop()
-            self.service.discard()
+            self._service.stop()
+            self._service.discard()
         return Report(tuple(self._clients.samples), tuple(self._deployments), trouble)
 
     def _deployAll(self) -> None:
@@ -142,10 +140,10 @@ class Torture:
     def _deploy(self, mishap: Mishap | None) -> None:
         time.sleep(BETWEEN_DEPLOYMENTS)
         if mishap is not None:
-            self.service.fail(mishap.fault)
+            self._service.fail(mishap.fault)
         begun = time.time()
-        outcome = self.service.upgrade()
-        self.service.forgetFault()
+        outcome = self._service.upgrade()
+        self._service.forgetFault()
         deployment = Deployment(mishap.name if mishap else "upgrade", outcome, begun)
         self._deployments.append(deployment)
         self._deployed(str(deployment))
