@@ -1,6 +1,6 @@
 """
 This process, as one of its chain: everything that the rules of the L{lifecycle
-<txtableflip._lifecycle>} can have done, carried out.
+<txtableflip._lifecycle>} can have done, carried out (L{txtableflip._steps.Steps}).
 """
 
 from __future__ import annotations
@@ -14,23 +14,38 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from txtableflip._draining.connections import Connections
 from txtableflip._draining.drain import Drain, loadKnownProtocols
 from txtableflip._handover.child import Child
-from txtableflip._handover.messages import Manifest
+from txtableflip._handover.messages import (
+    Confirm,
+    Manifest,
+    Redeploy,
+    Refused,
+    Serving,
+    Stopping,
+    Withdraw,
+)
 from txtableflip._handover.nobody import NoChild, NoParent
 from txtableflip._handover.parent import Parent
-from txtableflip._journal import Journal, Left, ProcessLogger, Started, Starting
-from txtableflip._launch import watchdog
+from txtableflip._handover.probation import Terms
+from txtableflip._journal import Journal, Left, ProcessLogger, Started, Starting, Watching
+from txtableflip._launch import exitstatus, watchdog
 from txtableflip._launch.command import Command
 from txtableflip._launch.logfile import shareAccessLog
 from txtableflip._launch.origin import CHANNEL_DESCRIPTOR
 from txtableflip._launch.pidfile import PidFile
 from txtableflip._lifecycle import Lifecycle
-from txtableflip._sockets.each import requireEach
+from txtableflip._observers import Deadline, OneShot
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
 from txtableflip._sockets.ports import Ports
 from txtableflip._sockets.uninherited import foreignListeners
-from txtableflip.errors import ChannelError, ChildNotStarted
+from txtableflip.errors import ChannelError, ChildNotStarted, PidFileError
 from txtableflip.interfaces import Reactor
+
+PID_FILE_INTERVAL = 1.0
+"""
+How long to wait until a pid file that could not be written is tried again, in
+seconds.
+"""
 
 _log = ProcessLogger()
 
@@ -38,13 +53,15 @@ _log = ProcessLogger()
 class Generation:
     """
     Joins the parent, the child, the ports and the pid file.  It implements
-    L{txtableflip._lifecycle.Steps}.
+    L{txtableflip._steps.Steps}.
 
     @ivar number: which one it is in the chain, counted from 1.
     @ivar child: the last one that was started.
     @ivar signals: the numbers of the signals that must not kill a child which
         has no handler for them yet.
     @ivar service: what runs the upgrades of this process, if something does.
+    @ivar terms: on what terms a child is on probation.
+    @ivar isReplaced: whether a child has taken over for good.
     """
 
     _journal = Journal()
@@ -64,6 +81,8 @@ class Generation:
         """
         self.signals: list[int] = []
         self.service: object = None
+        self.terms = Terms()
+        self.isReplaced = False
         self._reactor = reactor
         self._parent = parent or NoParent()
         self.child: Child | NoChild = NoChild()
@@ -78,12 +97,19 @@ class Generation:
             prepareFactory=shareAccessLog,
         )
         self.fds = Fds(reactor, self.inventory, self.ports, self.connections)
-        self._parkable: tuple[Any, ...] = (self.ports, self.fds)
+        self._insisting = Deadline(reactor)
         manifest = self._parent.manifest
         self.number = ProcessLogger.generation = manifest.generation
         self.inventory.inherit(manifest.entries, self._parent.descriptors)
         if manifest.pidFile:
             self.suggestPidFile(manifest.pidFile)
+
+    @property
+    def parentIsGone(self) -> OneShot:
+        """
+        That the parent has ended.
+        """
+        return self._parent.isGone
 
     def connect(self, lifecycle: Lifecycle) -> None:
         """
@@ -113,12 +139,13 @@ class Generation:
         """
         Tidy up, after everything has been stopped.
         """
+        self.ports.stopFactories()
         self.ports.forgetAll()
         if self._pidFile is not None:
             self._pidFile.remove()
         self._journal.tell(Left)
 
-    # -- txtableflip._lifecycle.Steps
+    # -- txtableflip._steps.Steps
 
     def startChild(self) -> None:
         self._journal.tell(Starting)
@@ -148,43 +175,95 @@ class Generation:
         )
 
     def commitChild(self) -> None:
-        self.child.commit()
+        self._child.commit(self.terms.seconds)
 
-    def endChild(self) -> None:
-        self.child.end()
+    def watchChild(self) -> None:
+        self._journal.tell(Watching, child=self.child.pid, seconds=self.terms.seconds)
+        self._child.watch(self.terms)
 
-    def killChild(self, reason: str) -> None:
-        self.child.kill(reason)
+    def withdrawChild(self, why: Exception | None) -> None:
+        self._child.withdraw(why)
 
-    def forwardRedeploy(self) -> None:
-        self.child.redeploy()
+    def confirmChild(self) -> None:
+        self.fds.park()
+        self._child.confirm()
+
+    def endChild(self, why: Exception | None) -> None:
+        self._child.end(why)
+
+    def killChild(self, why: Exception | None) -> None:
+        self._child.kill(why)
+
+    def dismissChild(self) -> None:
+        self._child.dismiss()
+
+    def tellChildToRedeploy(self) -> None:
+        self._child.redeploy()
 
     def sayReady(self) -> None:
         self._parent.sayReady()
 
     def sayServing(self) -> None:
-        self._parent.sayServing()
+        self._parent.say(Serving())
 
     def sayRefused(self, reason: str) -> None:
-        self._parent.sayRefused(reason)
+        self._parent.say(Refused(reason))
+
+    def sayStopping(self) -> None:
+        self._parent.ask(Stopping())
+
+    def askToBeWithdrawn(self, reason: str) -> None:
+        self._parent.ask(Withdraw(reason))
+
+    def askToBeConfirmed(self) -> None:
+        self._parent.ask(Confirm())
+
+    def tellParentToRedeploy(self) -> None:
+        self._parent.ask(Redeploy())
+
+    def killParent(self) -> None:
+        self._parent.kill()
 
     def park(self) -> None:
-        requireEach("park", self._parkable, lambda each: each.park())
+        self._insisting.stop()
+        self.ports.park()
 
     def accept(self) -> None:
-        requireEach("resume", self._parkable, lambda each: each.resume())
+        self.ports.resume()
 
     def takePidFile(self) -> None:
         if self._pidFile is not None:
             self._pidFile.take()
 
-    def settle(self) -> None:
-        self.inventory.dropInherited()
+    def insistOnPidFile(self) -> None:
+        try:
+            self.takePidFile()
+        except PidFileError as error:
+            _log.error("{error}; trying again", error=str(error))
+            self._insisting.after(PID_FILE_INTERVAL, self.insistOnPidFile)
+
+    def finalise(self) -> None:
+        self.ports.finalise()
+        self.fds.resume()
         self._parent.releaseStderr()
         _tellChanges(self.inventory, isFirst=self.number == 1)
 
+    def letGo(self) -> None:
+        self.isReplaced = True
+        self.fds.closeHandedOver()
+        self.ports.letGo()
+
+    def exitWithFailure(self) -> None:
+        exitstatus.fail()
+
     def die(self) -> None:
         os._exit(1)
+
+    @property
+    def _child(self) -> Child:
+        if isinstance(self.child, NoChild):
+            raise TypeError("there is no child")
+        return self.child
 
 
 class Exit:
@@ -204,28 +283,18 @@ class Exit:
     @inlineCallbacks
     def drain(self, timeout: float) -> Any:
         """
-        Finish what is open, and close what listens; the factories are stopped
-        after their last connections, and not before.  A parent keeps its
-        sockets to the end, for nobody must think that they are free; otherwise
-        clients should learn at once that nobody accepts.
+        Finish what is open, and close what listens, if that has not been let go of;
+        the factories are stopped after their last connections, and not before.
         """
         ours = self._generation
-        isReplaced = ours.child.hasTakenOver
-        factories = ours.ports.deferFactoryStop()
-        if isReplaced:
-            ours.fds.closeHandedOver()
-        else:
+        if not ours.isReplaced:
+            # Clients should learn at once that nobody accepts.
             yield ours.ports.stop()
             ours.ports.forgetAll()
-        drain = Drain(self._reactor, ours.connections, timeout, Journal(), isReplaced)
+        drain = Drain(self._reactor, ours.connections, timeout, Journal(), ours.isReplaced)
         outcome = yield drain.run()
-        if isReplaced:
-            yield ours.ports.stop()
-        for factory in factories:
-            try:
-                factory.doStop()
-            except Exception:  # noqa: BLE001 - it is the application's
-                self._log.failure("{factory} failed to stop", factory=repr(factory))
+        yield ours.ports.stop()
+        ours.ports.stopFactories()
         return outcome
 
     def endIn(self, seconds: float) -> None:
@@ -235,7 +304,7 @@ class Exit:
 
         @param seconds: how long it may take.
         """
-        watchdog.endIn(seconds, exitStatus=0 if self._generation.child.hasTakenOver else 1)
+        watchdog.endIn(seconds, exitStatus=0 if self._generation.isReplaced else 1)
 
     def shutDown(self, stop: Callable[[], Deferred[None]]) -> Deferred[None]:
         """

@@ -120,6 +120,19 @@ class Final(Event):
 
 
 @dataclass(frozen=True)
+class Watching(Event):
+    """
+    The child serves, and is on probation.
+
+    @ivar child: its process id.
+    @ivar seconds: for how long.
+    """
+
+    child: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class SuccessorExited(Event):
     """
     The child that took over has ended, while this process still drains.
@@ -244,6 +257,10 @@ _LINES: dict[type[Event], tuple[Any, str]] = {
     ),
     Serving: (LogLevel.info, "generation {generation} serves"),
     Failed: (LogLevel.error, "upgrade failed: {reason}"),
+    Watching: (
+        LogLevel.info,
+        "upgrade: process {child} serves, on probation for {seconds:g} s",
+    ),
     Final: (
         LogLevel.info,
         "upgrade done: the new process serves, this one drains and exits",
@@ -281,6 +298,8 @@ def logEvent(event: Event) -> None:
     """
     level, line = _LINES.get(type(event), (None, ""))
     if level is None or (isinstance(event, Requested) and not event.isDeferred):
+        return
+    if isinstance(event, Watching) and not event.seconds:
         return
     own = {name: value for name, value in vars(event).items() if name not in _OF_ANY_EVENT}
     _log.emit(level, line, **own)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-Phase = Literal["start", "initialise", "commit"]
+Phase = Literal["start", "initialise", "commit", "probation"]
 """
 How far a child came: C{start} until it greets its parent (interpreter, imports),
-C{initialise} until it says that it is ready, C{commit} until it serves.
+C{initialise} until it says that it is ready, C{commit} until it serves, C{probation}
+until that is final.
 """
 
 
@@ -54,10 +55,17 @@ class UpgradeInProgress(Refusal):
     """
 
 
-class ParentStillRunning(Refusal):
+class OnProbation(Refusal):
     """
-    The process that started this one is still draining: wait for
-    C{whenParentExits()}.
+    The process that started this one may still take back: wait for
+    C{whenFinal()}.
+    """
+
+
+class NotOnProbation(TableflipError):
+    """
+    There is nothing to take back or to confirm: no upgrade has been made, or it is
+    final, or has been taken back.
     """
 
 
@@ -104,7 +112,8 @@ class UpgradeFailed(UpgradeError):
 
     def __str__(self) -> str:
         child = "the new process" if self.pid is None else f"the new process {self.pid}"
-        text = f"{child} {self.what} (phase: {self.phase}); the old one serves on"
+        again = "again" if self.phase == "probation" else "on"
+        text = f"{child} {self.what} (phase: {self.phase}); the old one serves {again}"
         return f"{text}. Its last words:\n{self.stderr}" if self.stderr else text
 
 
@@ -126,6 +135,13 @@ class ChildTimedOut(UpgradeFailed):
     """
     The child did not do what it had to within the deadline, and was ended:
     look at what it waits for, or raise C{upgradeTimeout}.
+    """
+
+
+class RolledBack(UpgradeFailed):
+    """
+    The child served, and does not any more: it ended, its health check failed, or
+    somebody wanted it back.  The process that started it serves again.
     """
 
 

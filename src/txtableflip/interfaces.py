@@ -151,15 +151,44 @@ class IUpgrader(Interface):
         without waiting for the deadline.
         """
 
+    def whenServing() -> Deferred[None]:
+        """
+        @return: a Deferred that fires when this process serves, and fails as
+            L{ready}'s does: for jobs that may run beside a parent that drains.
+        """
+
+    def whenFinal() -> Deferred[None]:
+        """
+        @return: a Deferred that fires when this process serves and nobody can take
+            that back, and fails if it never will: for what must not be undone.
+        """
+
     def upgrade() -> Deferred[None]:
         """
         Start this program anew, and have the new process take over
         (tableflip's C{Upgrade}).
 
-        @return: a Deferred that fires when it has.  It fails at once with a
-            L{Refusal <txtableflip.Refusal>} if this is not the moment, and with
+        @return: a Deferred that fires when it has, for good.  It fails at once with
+            a L{Refusal <txtableflip.Refusal>} if this is not the moment, and with
             an L{UpgradeFailed <txtableflip.UpgradeFailed>} if the new process did
-            not take over; this one serves on.
+            not take over, or was taken back (L{RolledBack
+            <txtableflip.RolledBack>}); this one serves on.
+        """
+
+    def rollback(reason: str) -> None:
+        """
+        Have the release before serve again.  In the process that has started the
+        new one, that is done; in the new one itself, its parent is asked to.
+
+        @raise NotOnProbation: if there is nothing to take back.
+        """
+
+    def confirm() -> None:
+        """
+        End the probation: the new process is to serve for good.  In the new one
+        itself, its parent is asked to confirm.
+
+        @raise NotOnProbation: if there is nothing to confirm.
         """
 
     def redeploy() -> None:

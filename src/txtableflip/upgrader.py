@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred
@@ -17,13 +17,22 @@ from txtableflip import _lifecycle
 from txtableflip._draining.connections import OpenConnection
 from txtableflip._generation import Exit, Generation
 from txtableflip._handover.parent import findParent
+from txtableflip._handover.probation import Terms
 from txtableflip._launch import origin
 from txtableflip._launch.chosen import findLauncher
+from txtableflip._launch.healthcheck import HealthCommand
 from txtableflip._launch.signals import StopHandler, redeployOn, stopOn
 from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
 from txtableflip._sockets.inventory import Changes
 from txtableflip._sockets.reactor import InheritingReactor
-from txtableflip.errors import NotSupported, PidFileError, UpgraderExists
+from txtableflip._steps import Core
+from txtableflip.errors import (
+    NotOnProbation,
+    NotSupported,
+    PidFileError,
+    RolledBack,
+    UpgraderExists,
+)
 from txtableflip.fds import Fds
 from txtableflip.interfaces import IUpgrader, Reactor
 
@@ -53,6 +62,9 @@ class Upgrader:
         pidFile: str | None = None,
         command: Sequence[str] | None = None,
         envFile: str | None = None,
+        *,
+        probation: float = 0.0,
+        healthCheck: Sequence[str] | Callable[[], Any] | None = None,
     ) -> None:
         """
         If this process was started in an upgrade, wait for what the parent has
@@ -68,15 +80,22 @@ class Upgrader:
         @param envFile: the path of a file with environment variables for the
             next version, C{NAME=value} in each line, which is read when that
             is started.
+        @param probation: for how long a child that serves may be taken back, in
+            seconds.
+        @param healthCheck: asks each second how a child on probation is: a function
+            that returns, or has its Deferred fire, if that serves well, and raises
+            or fails if not; or a command, which exits with status 0 or another.
         @raise NotSupported: if the platform or the reactor cannot do it.
         @raise UpgraderExists: if this process has one.
-        @raise ValueError: if C{upgradeTimeout} is not positive, or C{command}
-            is not a list of words, of which the first names a program.
+        @raise ValueError: if C{upgradeTimeout} is not positive, C{probation} is
+            negative or infinite, or C{command} or a C{healthCheck} is not a list of
+            words, of which the first names a program.
         @raise ChannelError: if what the parent sent cannot be used.
         """
         checkTimeout("upgradeTimeout", upgradeTimeout)
         if command is not None:
             checkCommand(command)
+        terms = makeTerms(reactor, probation, healthCheck)
         checkSupport(reactor)
         if Upgrader._current is not None:
             raise UpgraderExists(
@@ -88,6 +107,7 @@ class Upgrader:
             *(reactor, parent, upgradeTimeout, pidFile),
             lambda: findLauncher().command(command, envFile),
         )
+        generation.terms = terms
         self._begin(reactor, generation, hasParent=parent is not None)
         generation.connect(self._lifecycle)
         reactor.addSystemEventTrigger("before", "shutdown", self._exit.shutDown, self.stop)
@@ -107,8 +127,9 @@ class Upgrader:
         self._ours = generation
         self._exit = Exit(reactor, generation)
         self._readiness = Readiness()
-        self._core = _lifecycle.Core(generation)
-        self._lifecycle = _lifecycle.begin(self._core, hasParent=hasParent)
+        self._core = Core(generation)
+        state = "InitialisingBesideParent" if hasParent else "Initialising"
+        self._lifecycle = _lifecycle.begin(self._core, state)
 
     @property
     def used(self) -> list[str]:
@@ -139,13 +160,24 @@ class Upgrader:
         try:
             self._ours.prepare()
         except PidFileError as error:
-            self._lifecycle.initialisationFailed(error)
+            self.refuse(error)
         else:
             self._lifecycle.ready()
-        return self._core.isReady.wait()
+        return self.whenServing()
 
     def refuse(self, error: Exception) -> None:
-        self._lifecycle.initialisationFailed(error)
+        if self.hasParent or not self.used:
+            self._lifecycle.initialisationFailed(error)
+        else:
+            # It serves some clients, and nobody else would.
+            self._core.obstacle = f"this process is not to be upgraded: {error}"
+            self._core.isReady.error(error)
+
+    def whenServing(self) -> Deferred[None]:
+        return self._core.isReady.wait()
+
+    def whenFinal(self) -> Deferred[None]:
+        return self._core.isFinal.wait()
 
     def upgrade(self) -> Deferred[None]:
         result: Deferred[None] = Deferred()
@@ -154,6 +186,20 @@ class Upgrader:
 
     def redeploy(self) -> None:
         self._lifecycle.redeploy()
+
+    def rollback(self, reason: str) -> None:
+        self._checkProbation()
+        self._lifecycle.rollback(RolledBack(reason, phase="probation"))
+
+    def confirm(self) -> None:
+        self._checkProbation()
+        self._lifecycle.confirm()
+
+    def _checkProbation(self) -> None:
+        if self._core.state not in ("OnProbation", "Upgrading", "Committing", "Watching"):
+            raise NotOnProbation(
+                f"there is nothing to take back or confirm: {self._core.state}"
+            )
 
     def redeployOn(self, name: str) -> None:
         self._ours.signals.append(redeployOn(name, self._reactor, self.redeploy))
@@ -165,9 +211,7 @@ class Upgrader:
         return self._core.isExiting.wait()
 
     def whenParentExits(self) -> Deferred[None]:
-        if not self.hasParent:
-            self._core.parentIsGone.fire()
-        return self._core.parentIsGone.wait()
+        return self._ours.parentIsGone.wait()
 
     def stop(self) -> Deferred[None]:
         self._lifecycle.stop()
@@ -216,6 +260,20 @@ def checkCommand(command: Sequence[str]) -> None:
         raise ValueError(
             f"command must be a list of strings, a program and its arguments, not {command!r}"
         )
+
+
+def makeTerms(
+    reactor: Any, probation: float, healthCheck: Sequence[str] | Callable[[], Any] | None
+) -> Terms:
+    """
+    @raise ValueError: if there is no such probation, or no such health check.
+    """
+    if not (probation >= 0 and math.isfinite(probation)):
+        raise ValueError(f"probation must be a number of seconds, not {probation!r}")
+    if healthCheck is None or callable(healthCheck):
+        return Terms(probation, healthCheck)
+    checkCommand(healthCheck)
+    return Terms(probation, HealthCommand(reactor, healthCheck).ask)
 
 
 def checkTimeout(name: str, seconds: float) -> None:

@@ -139,7 +139,7 @@ async def upgrade(upgrader: Upgrader) -> str:
 REFUSALS: list[type[txtableflip.Refusal]] = [
     txtableflip.AlreadyUpgraded,
     txtableflip.NotReady,
-    txtableflip.ParentStillRunning,
+    txtableflip.OnProbation,
     txtableflip.Stopping,
     txtableflip.UpgradeInProgress,
 ]

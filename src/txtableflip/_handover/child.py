@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from txtableflip._handover.channel import connectChannel
 from txtableflip._handover.ending import Ending
 from txtableflip._handover.messages import (
+    CAPABILITIES,
+    PROBATION,
     Commit,
+    Confirm,
     Hello,
     Manifest,
     Message,
@@ -19,7 +22,10 @@ from txtableflip._handover.messages import (
     Redeploy,
     Refused,
     Serving,
+    Stopping,
+    Withdraw,
 )
+from txtableflip._handover.probation import Probation, Terms
 from txtableflip._handover.spawned import Spawned, isOpen
 from txtableflip._journal import Greeted, Journal, ProcessLogger
 from txtableflip._lifecycle import Lifecycle
@@ -31,6 +37,7 @@ from txtableflip.errors import (
     ChildRefused,
     ChildTimedOut,
     HandoverFailed,
+    RolledBack,
     UpgradeFailed,
 )
 from txtableflip.interfaces import Reactor
@@ -39,6 +46,13 @@ COMMIT_TIMEOUT = 5.0
 """
 How long a child that said Ready may take to serve, in seconds.  It has only to
 reach its reactor, and meanwhile clients wait.
+"""
+
+
+WITHDRAW_TIMEOUT = 5.0
+"""
+How long a child that is withdrawn may take to stand by, in seconds: meanwhile
+nobody accepts.
 """
 
 
@@ -68,11 +82,11 @@ class Child:
         return self._process.pid
 
     @property
-    def hasTakenOver(self) -> bool:
+    def isFinal(self) -> bool:
         """
-        Whether it has said that it serves.
+        Whether it never will be taken back.
         """
-        return self._answers.hasTakenOver
+        return self._answers.isFinal
 
     def start(
         self,
@@ -109,18 +123,47 @@ class Child:
             f"was not ready after {manifest.upgradeTimeout:g} seconds",
         )
 
-    def commit(self) -> None:
+    def commit(self, probation: float) -> None:
         """
         Tell it to serve.
+
+        @param probation: for how long it may be taken back, in seconds.
         """
         self._ending.phase = "commit"
-        self._deadline.after(
-            COMMIT_TIMEOUT,
-            self._ending.kill,
-            ChildTimedOut,
-            f"was ready, and then did not serve within {COMMIT_TIMEOUT:g} seconds",
+        self._killAfter(COMMIT_TIMEOUT, "was ready, and then did not serve")
+        self._channel.send(Commit(probation))
+
+    def watch(self, terms: Terms) -> None:
+        """
+        See whether it serves well: C{confirm} or C{rollback} follows.
+        """
+        if not self._answers.can(PROBATION):
+            terms = Terms()
+        self._answers.probation = Probation(
+            self._reactor, terms, self._lifecycle.confirm, self._answers.rollback
         )
-        self._channel.send(Commit())
+
+    def withdraw(self, why: Exception | None) -> None:
+        """
+        Tell it to stop accepting, and to stand by.
+        """
+        self._answers.isWithdrawn = True
+        self._answers.stopWatching()
+        self._ending.judge(*_reason(why))
+        if self._answers.can(PROBATION):
+            self._killAfter(WITHDRAW_TIMEOUT, "was withdrawn, and did not stand by")
+            self._channel.send(Withdraw(str(why)))
+        else:
+            self.kill(why)
+
+    def confirm(self) -> None:
+        """
+        Tell it that it is final.
+        """
+        self._answers.isFinal = True
+        self._answers.stopWatching()
+        if self._answers.can(PROBATION):
+            self._channel.send(Confirm())
 
     def redeploy(self) -> None:
         """
@@ -128,19 +171,26 @@ class Child:
         """
         self._channel.send(Redeploy())
 
-    def end(self) -> None:
+    def end(self, why: Exception | None) -> None:
         """
-        Make it leave, because this process stops.
+        Make it leave.
         """
-        self._ending.giveUp(ChildExited, "was ended, because the old one was told to stop")
+        self._answers.stopWatching()
+        self._ending.giveUp(*_reason(why))
 
-    def kill(self, reason: str) -> None:
+    def kill(self, why: Exception | None) -> None:
         """
-        End it at once, because this process can neither hand over nor tell it
-        so.
+        End it at once.
         """
-        what = f"was killed, because the old one failed to hand over: {reason}"
-        self._ending.kill(HandoverFailed, what)
+        self._answers.stopWatching()
+        self._ending.kill(*_reason(why))
+
+    def dismiss(self) -> None:
+        """
+        Have one that stands by leave, whenever it has finished what is open.
+        """
+        self._ending.over()
+        self._stderr.close()
 
     def abandon(self) -> None:
         """
@@ -154,28 +204,46 @@ class Child:
         Leave the channel open until this process has ended, which is what its
         end tells a child that has taken over.
         """
-        if self.hasTakenOver:
+        if self.isFinal:
             self._channel.keepOpenUntilExit()
 
+    def _killAfter(self, seconds: float, what: str) -> None:
+        whole = f"{what} within {seconds:g} seconds"
+        self._deadline.after(seconds, self._ending.kill, ChildTimedOut, whole)
+
     def _exited(self) -> None:
-        # One that has taken over is known by its channel.
-        if not self.hasTakenOver:
+        # One that is final is known by its channel.
+        if not self.isFinal:
             self._ending.exited()
 
     def _say(self, message: Message) -> None:
         self._channel.send(message)
 
     def _report(self, error: UpgradeFailed) -> None:
+        self._answers.stopWatching()
         self._stderr.close()
         self._lifecycle.childFailed(error)
 
 
+def _reason(why: Exception | None) -> tuple[type[UpgradeFailed], str]:
+    """
+    @return: what the upgrade fails with, and why in words, if this process decides.
+    """
+    if why is None:
+        return ChildExited, "was ended, because the old one was told to stop"
+    if isinstance(why, UpgradeFailed):
+        return type(why), why.what
+    return HandoverFailed, f"was given up, because the old one failed to hand over: {why}"
+
+
 class Answers:
     """
-    Hears a child, and reports what it says: C{childReady}, C{childServing}; or
-    has it end.  What counts is the channel; the exit status only adds the reason.
+    Hears a child, and tells the rules what it says; or has it end.  What counts is
+    the channel; the exit status only adds the reason.
 
-    @ivar hasTakenOver: whether it has said that it serves.
+    @ivar isWithdrawn: whether it is to stand by.
+    @ivar isFinal: whether it never will be taken back.
+    @ivar probation: while it is on probation.
     """
 
     _log = ProcessLogger()
@@ -184,11 +252,13 @@ class Answers:
     def __init__(
         self, process: Spawned, deadline: Deadline, ending: Ending, lifecycle: Lifecycle
     ) -> None:
-        self.hasTakenOver = False
+        self.isWithdrawn = self.isFinal = False
+        self.probation: Probation | None = None
         self._process = process
         self._deadline = deadline
         self._ending = ending
         self._lifecycle = lifecycle
+        self._can: tuple[str, ...] = ()
 
     @property
     def peerPid(self) -> int | None:
@@ -197,28 +267,74 @@ class Answers:
         """
         return self._process.pid
 
+    def can(self, capability: str) -> bool:
+        """
+        @return: whether both can do this.
+        """
+        return capability in self._can and capability in CAPABILITIES
+
+    def rollback(self, reason: str) -> None:
+        """
+        Have the old process serve again.
+        """
+        self._lifecycle.rollback(RolledBack(reason, phase="probation"))
+
+    def stopWatching(self) -> None:
+        """
+        It has been decided whether this child is to serve.
+        """
+        if self.probation is not None:
+            self.probation.stop()
+
     def messageReceived(self, message: Message) -> None:
         """
         The child said something.
         """
-        if self._ending.hasBegun:
+        if self._ending.isOver:
             return
-        if isinstance(message, Refused) and not self.hasTakenOver:
-            self._ending.giveUp(ChildRefused, f"refused to take over: {message.reason}")
-        elif isinstance(message, Hello) and message.pid <= 0:
+        if isinstance(message, Redeploy):
+            self._lifecycle.told()
+        elif isinstance(message, Refused) and not self.isFinal:
+            self._refused(message.reason)
+        elif isinstance(message, Stopping) and not self.isFinal:
+            self._ending.over()
+            self.stopWatching()
+            self._lifecycle.childStopping()
+        elif not self._ending.hasBegun:
+            self._inTurn(message)
+
+    def _refused(self, reason: str) -> None:
+        what = f"refused to take over: {reason}"
+        if self._ending.phase in ("start", "initialise"):
+            self._ending.giveUp(ChildRefused, what)
+        else:
+            # Nobody accepts: how it ends is not waited for.
+            self._ending.conclude(ChildRefused, what)
+
+    def _inTurn(self, message: Message) -> None:
+        phase = self._ending.phase
+        if isinstance(message, Hello) and message.pid <= 0:
             # To kill(2), that is a group, or everybody.
             self.channelGarbled(ChannelError(f"process {message.pid} greets"))
-        elif isinstance(message, Hello) and self._ending.phase == "start":
-            self._ending.phase = "initialise"
-            self._ending.greeted = message.pid
+        elif isinstance(message, Hello) and phase == "start":
+            self._can = message.can
+            self._ending.greetedBy(message.pid)
             self._journal.tell(Greeted, child=message.pid)
-        elif isinstance(message, Ready) and self._ending.phase == "initialise":
+        elif isinstance(message, Ready) and phase == "initialise":
             self._deadline.stop()
             self._lifecycle.childReady()
-        elif isinstance(message, Serving) and self._ending.phase == "commit":
+        elif isinstance(message, Ready) and self.isWithdrawn:
             self._deadline.stop()
-            self.hasTakenOver = True
+            self._lifecycle.childReady(self._ending.describe())
+        elif isinstance(message, Serving) and phase == "commit":
+            self._ending.phase = "probation"
+            if not self.isWithdrawn:
+                self._deadline.stop()
             self._lifecycle.childServing()
+        elif isinstance(message, Withdraw) and phase == "probation":
+            self.rollback(f"asked to be withdrawn: {message.reason}")
+        elif isinstance(message, Confirm) and self.probation is not None:
+            self._deadline.after(0, self.probation.timeIsOver)
         else:
             self.channelGarbled(ChannelError(f"{message} at the wrong time"))
 
@@ -226,21 +342,20 @@ class Answers:
         """
         The child sent nonsense.
         """
-        if self.hasTakenOver:
+        what = f"sent what cannot be understood: {error}"
+        if self.isFinal:
             # It serves, and this process does not any more: let it be.
-            self._log.error(
-                "process {child} said what is not understood: {error}",
-                child=self.peerPid,
-                error=str(error),
-            )
-            return
-        self._ending.giveUp(ChildProtocolError, f"sent what cannot be understood: {error}")
+            self._log.error("process {child} {what}", child=self.peerPid, what=what)
+        elif self._ending.phase in ("start", "initialise"):
+            self._ending.giveUp(ChildProtocolError, what)
+        else:
+            self._ending.kill(ChildProtocolError, what)
 
     def channelLost(self) -> None:
         """
         The child has ended, or should have.
         """
-        if self.hasTakenOver:
+        if self.isFinal:
             self._ending.conclude(ChildExited, "ended after it had taken over")
         else:
             self._ending.channelLost()

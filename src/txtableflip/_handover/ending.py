@@ -10,9 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from txtableflip._handover.messages import Abort
+from txtableflip._handover.pidfd import Pidfd
 from txtableflip._handover.spawned import Spawned
 from txtableflip._observers import Deadline
-from txtableflip.errors import ChildExited, ChildProtocolError, Phase, UpgradeFailed
+from txtableflip.errors import ChildExited, ChildProtocolError, Phase, RolledBack, UpgradeFailed
 
 TERM_GRACE = 5.0
 """
@@ -27,6 +28,12 @@ closed the channel, or was killed, in seconds.
 
 _REAP_INTERVAL = 0.05
 
+_ALONE = ("commit", "probation")
+"""
+The phases in which nobody accepts when the child has ended: what it had to say then
+is not waited for, if something holds its standard error open.
+"""
+
 
 class Ending:
     """
@@ -34,7 +41,7 @@ class Ending:
     once.
 
     @ivar phase: how far the child has come.
-    @ivar greeted: the process id that the child has greeted with.
+    @ivar hasBegun: whether the child was told to leave.
     @ivar isOver: whether there is nothing more to report.
     """
 
@@ -51,21 +58,23 @@ class Ending:
         @param report: is called with what the upgrade has failed of.
         """
         self.phase: Phase = "start"
-        self.greeted: int | None = None
+        self._greeted: Pidfd | None = None
         self.isOver = False
         self._process = process
         self._deadline = deadline
         self._say = say
         self._report = report
+        self.hasBegun = False
         self._verdict: tuple[type[UpgradeFailed], str] | None = None
         self._isLost = self._isKilled = False
 
-    @property
-    def hasBegun(self) -> bool:
+    def greetedBy(self, pid: int) -> None:
         """
-        Whether the child is not to take over any more.
+        The child initialises, and has this process id: if a wrapper has started it,
+        another than the process that this one has started.
         """
-        return self.isOver or self._verdict is not None
+        self.phase = "initialise"
+        self._greeted = Pidfd(pid)
 
     def abandon(self) -> None:
         """
@@ -82,7 +91,8 @@ class Ending:
         """
         if self.isOver:
             return
-        self._judge(error, what)
+        self.hasBegun = True
+        self.judge(error, what)
         self._say(Abort(what))
         self._signal("TERM")
         self._deadline.after(TERM_GRACE, self.kill, error, what)
@@ -94,7 +104,8 @@ class Ending:
         """
         if self.isOver:
             return
-        self._judge(error, what)
+        self.hasBegun = True
+        self.judge(error, what)
         self._signal("KILL")
         self._isLost = self._isKilled = True
         self._awaitExit(STATUS_TIMEOUT)
@@ -112,30 +123,51 @@ class Ending:
         """
         if self._isLost:
             self._finish()
-        elif self.greeted == self._process.pid:
+        elif self._greeted is not None and self._greeted.pid == self._process.pid:
             # It was no wrapper.  What it said last is still on the channel.
             self._awaitExit(STATUS_TIMEOUT)
 
+    def judge(self, error: type[UpgradeFailed], what: str) -> None:
+        """
+        That is why the upgrade fails: the first reason counts.
+        """
+        self._verdict = self._verdict or (error, what)
+
     def conclude(self, error: type[UpgradeFailed], what: str) -> None:
         """
-        The child is no more, and that is why.
+        The child accepts nothing and never will, and that is why, unless there is
+        a reason already.
         """
-        if self.isOver:
-            return
+        if not self.isOver:
+            self.judge(error, what)
+            self._report(self.over())
+
+    def over(self) -> UpgradeFailed:
+        """
+        Have no more to do with the child.
+
+        @return: why.
+        """
         self.isOver = True
         self._deadline.stop()
-        # Something of it may be left: a process that it has forked, which must
-        # not take the end of this one for a reason to serve.
-        self._say(Abort(what))
-        self._report(
-            error(
-                what,
-                phase=self.phase,
-                pid=self._process.pid,
-                exitStatus=self._process.exitStatus,
-                signal=self._process.signalNumber,
-                stderr=self._process.lastLines,
-            )
+        error = self.describe()
+        # It may live, or something of it may: a process that it has forked, which
+        # must not take the end of this one for a reason to serve.
+        self._say(Abort(error.what))
+        return error
+
+    def describe(self) -> UpgradeFailed:
+        """
+        @return: why the upgrade fails, and how far it has come.
+        """
+        error, what = self._verdict or (ChildExited, self._process.howItEnded())
+        return error(
+            what,
+            phase=self.phase,
+            pid=self._process.pid,
+            exitStatus=self._process.exitStatus,
+            signal=self._process.signalNumber,
+            stderr=self._process.lastLines,
         )
 
     def _awaitExit(self, seconds: float) -> None:
@@ -145,7 +177,7 @@ class Ending:
         self._process.reap()
         if self.isOver:
             return
-        if self._isLost and self._process.hasEnded:
+        if self._isLost and self._hasEnded():
             self._finish()
         elif seconds > 0:
             self._deadline.after(_REAP_INTERVAL, self._awaitExit, seconds - _REAP_INTERVAL)
@@ -156,11 +188,14 @@ class Ending:
         else:
             self.kill(*self._verdict)
 
-    def _judge(self, error: type[UpgradeFailed], what: str) -> None:
+    def _hasEnded(self) -> bool:
         """
-        The first reason counts.
+        @return: whether it is certain that the child accepts nothing any more; and
+            while this process accepts, whether all is known of its end.
         """
-        self._verdict = self._verdict or (error, what)
+        if self.phase in _ALONE and self._greeted is not None and self._greeted.hasEnded:
+            return True
+        return self._process.hasEnded
 
     def _signal(self, name: str) -> None:
         """
@@ -168,13 +203,17 @@ class Ending:
         wrapper stands between.
         """
         self._process.signal(name)
-        if self.greeted not in (None, self._process.pid) and not self._isLost:
+        child = self._greeted
+        if child is not None and child.pid != self._process.pid and not self._isLost:
             with suppress(ProcessLookupError, PermissionError, OverflowError):
-                os.kill(self.greeted, getattr(signal, f"SIG{name}"))
+                os.kill(child.pid, getattr(signal, f"SIG{name}"))
 
     def _finish(self) -> None:
         """
         The child is no more: say why, or how it ended.
         """
-        ended = f"{self._process.howItEnded()} before it had taken over"
-        self.conclude(*(self._verdict or (ChildExited, ended)))
+        if self.phase == "probation":
+            self.conclude(RolledBack, self._process.howItEnded())
+        else:
+            ended = f"{self._process.howItEnded()} before it had taken over"
+            self.conclude(ChildExited, ended)

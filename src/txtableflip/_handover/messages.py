@@ -9,7 +9,13 @@ A conversation::
                                  <-- Ready, or Refused
       Commit, or Abort           -->
                                  <-- Serving
-      Redeploy                   -->
+      Confirm, or Withdraw       -->
+                                 <-- Ready, or Refused, behind Withdraw
+      Abort                      -->
+                                 <-- Stopping, of a process that was told to stop
+      Redeploy                  <-->
+
+Confirm and Withdraw are wishes if the child says them.
 
 B{What is frozen for ever}, because each version must be able to read as much of
 any other:
@@ -78,7 +84,13 @@ What this version of txtableflip speaks: as much as the release before it, at
 least.
 """
 
-CAPABILITIES: tuple[str, ...] = ()
+PROBATION = "probation"
+"""
+The capability to be taken back: Confirm, Withdraw, Stopping, and Redeploy from the
+child.
+"""
+
+CAPABILITIES: tuple[str, ...] = (PROBATION,)
 """
 What this version of txtableflip can, by name.
 """
@@ -142,14 +154,19 @@ class Refused:
 @dataclass(frozen=True)
 class Commit:
     """
-    The parent has stopped accepting for good: the child serves from now on.
+    The parent has stopped accepting: the child serves from now on.
+
+    @ivar probation: for how long the parent may take back, in seconds.
     """
+
+    probation: float = 0.0
 
 
 @dataclass(frozen=True)
 class Abort:
     """
-    The parent has given the child up, which must leave and never serve.
+    The parent has given the child up, or both are to stop: the child must leave and
+    never serve again.
     """
 
     reason: str
@@ -163,14 +180,49 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class Confirm:
+    """
+    It is final: the parent never takes back.  Or the child wants that.
+    """
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """
+    The child is to stop accepting, say Ready, and stand by.  Or it wants that.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """
+    The child was told to stop: it accepts nothing, and leaves, and so should the
+    parent.
+    """
+
+
+@dataclass(frozen=True)
 class Redeploy:
     """
-    Somebody asked the parent for a newer version meanwhile: upgrade as soon as
-    that may be.
+    Somebody asked for a newer version meanwhile: remember it.
     """
 
 
-Message = Manifest | Hello | Ready | Refused | Commit | Abort | Serving | Redeploy
+Message = (
+    Manifest
+    | Hello
+    | Ready
+    | Refused
+    | Commit
+    | Abort
+    | Serving
+    | Confirm
+    | Withdraw
+    | Stopping
+    | Redeploy
+)
 _TYPES: dict[str, type[Message]] = {cls.__name__: cls for cls in get_args(Message)}
 
 _HEADER = {"message", "descriptors", "must"}

@@ -4,8 +4,9 @@ What stands in the place of a parent or a child that there is not.
 
 from __future__ import annotations
 
-from txtableflip._handover.messages import Manifest
+from txtableflip._handover.messages import Manifest, Message
 from txtableflip._lifecycle import Lifecycle
+from txtableflip._observers import OneShot
 from txtableflip.interfaces import Reactor
 
 
@@ -17,24 +18,30 @@ class NoParent:
     manifest = Manifest(generation=1, upgradeTimeout=0.0, pidFile=None, entries=())
     descriptors: tuple[int, ...] = ()
 
+    def __init__(self) -> None:
+        self.isGone = OneShot()
+        self.isGone.fire()
+
     def connect(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
         """
         There is nobody to greet.
         """
+
+    def say(self, message: Message) -> None:
+        """
+        There is nobody to hear it.
+        """
+
+    ask = say
 
     def sayReady(self) -> None:
         """
         There is nobody to ask.
         """
 
-    def sayServing(self) -> None:
+    def kill(self) -> None:
         """
-        There is nobody who waits for it.
-        """
-
-    def sayRefused(self, reason: str) -> None:
-        """
-        There is nobody to go on instead.
+        There is nobody to end.
         """
 
     def releaseStderr(self) -> None:
@@ -48,28 +55,8 @@ class NoChild:
     The child of a process that has started none.
     """
 
-    hasTakenOver = False
+    isFinal = False
     pid = None
-
-    def commit(self) -> None:
-        """
-        There is nobody to take over.
-        """
-
-    def end(self) -> None:
-        """
-        There is nobody to end.
-        """
-
-    def kill(self, reason: str) -> None:
-        """
-        There is nobody to kill.
-        """
-
-    def redeploy(self) -> None:
-        """
-        There is nobody to tell.
-        """
 
     def keepChannelUntilExit(self) -> None:
         """

@@ -14,29 +14,38 @@ from types import TracebackType
 from txtableflip._handover.channel import connectChannel
 from txtableflip._handover.frames import closeAll
 from txtableflip._handover.messages import (
+    CAPABILITIES,
+    PROBATION,
     SPEAKS,
     Abort,
     Commit,
+    Confirm,
     Hello,
     Manifest,
     Message,
     Ready,
     Redeploy,
-    Refused,
-    Serving,
+    Withdraw,
     agree,
     decode,
 )
+from txtableflip._handover.pidfd import Pidfd
 from txtableflip._handover.receiving import receiveFrame
 from txtableflip._journal import Hearing, Journal, ProcessLogger
 from txtableflip._lifecycle import Lifecycle
-from txtableflip._observers import Deadline
-from txtableflip.errors import ChannelError
+from txtableflip._observers import Deadline, OneShot
+from txtableflip.errors import Abandoned, ChannelError, ParentTimedOut
 from txtableflip.interfaces import Reactor
 
 MANIFEST_TIMEOUT = 60.0
 """
 How long to wait for the parent's manifest, in seconds.
+"""
+
+CONFIRM_TIMEOUT = 60.0
+"""
+How long a parent may take to decide behind the end of the probation, in seconds: then
+it is ended, so that nobody can take back.
 """
 
 _log = ProcessLogger()
@@ -70,14 +79,23 @@ def _distrust(sock: socket.socket) -> str | None:
     """
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
         return "it is not a UNIX stream socket"
-    peerCredentials = getattr(socket, "SO_PEERCRED", None)
-    if peerCredentials is not None:
-        layout = struct.Struct("3i")
-        found = sock.getsockopt(socket.SOL_SOCKET, peerCredentials, layout.size)
-        _, uid, _ = layout.unpack(found)
-        if uid not in (0, os.geteuid()):
-            return f"its other end belongs to user {uid}"
+    _, uid = _peerOf(sock)
+    if uid not in (0, os.geteuid()):
+        return f"its other end belongs to user {uid}"
     return None
+
+
+def _peerOf(sock: socket.socket) -> tuple[int, int]:
+    """
+    @return: the process and the user that made the other end, by the kernel's word
+        (C{SO_PEERCRED} of unix(7)), or where there is none, as we have it.
+    """
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return os.getppid(), os.geteuid()
+    layout = struct.Struct("3i")
+    pid, uid, _ = layout.unpack(sock.getsockopt(socket.SOL_SOCKET, option, layout.size))
+    return pid, uid
 
 
 def receiveManifest(sock: socket.socket, timeout: float) -> Parent:
@@ -114,6 +132,7 @@ class Parent:
     @ivar descriptors: what is inherited, in the order of the manifest's entries.
     @ivar peerPid: the process that started this one: the parent, or what it had
         start it.
+    @ivar isGone: that the parent has ended.
     """
 
     def __init__(
@@ -125,9 +144,12 @@ class Parent:
     ) -> None:
         self.manifest = manifest
         self.descriptors = descriptors
-        self._socket = sock
         self.peerPid: int | None = os.getppid()
+        self.isGone = OneShot()
+        self._socket = sock
+        self._process = Pidfd(_peerOf(sock)[0])
         self._stderr = stderr
+        self._isFinal = False
 
     def connect(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
         """
@@ -151,25 +173,40 @@ class Parent:
         if sys.stderr is not sys.__stderr__:
             traceback.print_exception(kind, error, trace, file=sys.__stderr__)
 
+    def can(self, capability: str) -> bool:
+        """
+        @return: whether both can do this.
+        """
+        return capability in self.manifest.can and capability in CAPABILITIES
+
+    def say(self, message: Message) -> None:
+        """
+        Tell the parent something.
+        """
+        self._channel.send(message)
+
+    def ask(self, wish: Message) -> None:
+        """
+        Tell the parent what is wanted, if it understands that.
+        """
+        if self.can(PROBATION):
+            self._channel.send(wish)
+
     def sayReady(self) -> None:
         """
         Ask the parent to commit, which it has to do within its own deadline
         for us: if it is that late, it has been asleep, and will end us.
         """
         self._channel.send(Ready())
-        self._deadline.after(self.manifest.upgradeTimeout, self._lifecycle.parentTimedOut)
+        self._giveUpAfter(self.manifest.upgradeTimeout, "Ready")
 
-    def sayServing(self) -> None:
+    def kill(self) -> None:
         """
-        Tell the parent that this process serves.
-        """
-        self._channel.send(Serving())
+        End the parent.
 
-    def sayRefused(self, reason: str) -> None:
+        @raise OSError: if that may not be.
         """
-        Tell the parent that this process will not serve, and why.
-        """
-        self._channel.send(Refused(reason))
+        self._process.kill()
 
     def releaseStderr(self) -> None:
         """
@@ -187,28 +224,52 @@ class Parent:
         """
         The parent said something.
         """
+        if isinstance(message, Redeploy):
+            # Once it is final, only this process can do it.
+            self._lifecycle.redeploy() if self._isFinal else self._lifecycle.told()
+            return
+        self._deadline.stop()
         if isinstance(message, Commit):
-            self._deadline.stop()
-            self._lifecycle.parentCommitted()
+            self._committed(message.probation)
+        elif isinstance(message, Withdraw):
+            self._lifecycle.parentWithdrew()
+        elif isinstance(message, Confirm):
+            self._confirmed()
         elif isinstance(message, Abort):
-            self._deadline.stop()
-            self._lifecycle.parentAborted(message.reason)
-        elif isinstance(message, Redeploy):
-            self._lifecycle.redeploy()
+            what = f"the parent gave this process up: {message.reason}"
+            self._lifecycle.parentAborted(Abandoned(what))
         else:
             name = type(message).__name__
             _log.warn("the parent said {message}, which is not for us", message=name)
+
+    def _committed(self, probation: float) -> None:
+        if self.can(PROBATION):
+            self._giveUpAfter(probation + CONFIRM_TIMEOUT, "Serving")
+        else:
+            # It has no way to take back.
+            self._deadline.after(0, self._confirmed)
+        self._lifecycle.parentCommitted()
+
+    def _confirmed(self) -> None:
+        self._isFinal = True
+        self._lifecycle.parentConfirmed()
+
+    def _giveUpAfter(self, seconds: float, unanswered: str) -> None:
+        error = ParentTimedOut(f"the parent did not answer {unanswered} in time")
+        self._deadline.after(seconds, self._lifecycle.parentTimedOut, error)
 
     def channelGarbled(self, error: ChannelError) -> None:
         """
         The parent sent nonsense.  It lives, so this process must not serve.
         """
         self._deadline.stop()
-        self._lifecycle.parentAborted(f"it sent what is not understood: {error}")
+        self._lifecycle.quit(ChannelError(f"it sent what is not understood: {error}"))
 
     def channelLost(self) -> None:
         """
         The parent is no more.
         """
         self._deadline.stop()
+        self._isFinal = True
         self._lifecycle.parentExited()
+        self.isGone.fire()

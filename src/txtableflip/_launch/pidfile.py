@@ -83,22 +83,30 @@ class PidFile:
             with open(fileno, "wb") as stream:
                 stream.write(b"%d" % os.getpid())
         except OSError as error:
-            raise PidFileError(
-                f"the pid file {self.path} cannot be written: {error.strerror}. Make its "
-                f"directory writable for this user, or name another file"
-            ) from error
+            raise self._error(error) from error
         self._isPrepared = True
+
+    def _error(self, error: OSError) -> PidFileError:
+        return PidFileError(
+            f"the pid file {self.path} cannot be written: {error.strerror}. Make its "
+            f"directory writable for this user, or name another file"
+        )
 
     def take(self) -> None:
         """
-        Make the file name this process.
+        Make the file name this process, if it does not already.
+
+        @raise PidFileError: if that cannot be done.
         """
+        with suppress(OSError):
+            if not self._isPrepared and readPid(self.path) == b"%d" % os.getpid():
+                return
+        self.prepare()
+        self._isPrepared = False
         try:
-            self.prepare()
-            self._isPrepared = False
             os.rename(self._sibling, self.path)
-        except (OSError, PidFileError) as error:
-            _log.error("cannot take over the pid file: {error}", error=str(error))
+        except OSError as error:
+            raise self._error(error) from error
 
     def remove(self) -> None:
         """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -277,6 +278,10 @@ class Inventory:
         held = self.inherited[key]
         self.changes.dropped.append(str(key))
         unixpaths.abandon(key.address, held.path)
+        if isinstance(held.handle, socket.socket) and key.kind == "listener":
+            # Whoever else has it lets go of it later: clients should not wait so long.
+            with suppress(OSError):
+                held.handle.shutdown(socket.SHUT_RDWR)
         held.close()
 
     def names(self) -> list[str]:

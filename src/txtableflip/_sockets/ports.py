@@ -56,8 +56,8 @@ class _Listener:
 
     @ivar wanted: what the socket is to be like in this release.
     @ivar ownsPath: whether its path and its lock are ours to remove: if this
-        process has made it, until a child takes over; and from when this
-        process takes over.
+        process has made it, and from when it is final that it serves; until that is
+        final of a child.
     """
 
     key: Key
@@ -70,18 +70,19 @@ class _Listener:
         return str(self.key)
 
     def park(self) -> None:
-        self.ownsPath = False
         self.port.stopReading()
 
-    def accept(self, changed: list[str]) -> None:
+    def accept(self) -> None:
+        self.port.startReading()
+        if self.wanted.isLocked:
+            unixpaths.takeLock(self.key.address)
+
+    def finalise(self, changed: list[str]) -> None:
         """
         @param changed: gets, in words, what is changed of the socket.
         """
         self.ownsPath = True
-        self.port.startReading()
         self._applyOptions(changed)
-        if self.wanted.isLocked:
-            unixpaths.takeLock(self.key.address)
 
     def _applyOptions(self, changed: list[str]) -> None:
         """
@@ -97,6 +98,13 @@ class _Listener:
             changed.append(f"{self.key}: mode {self.held.mode:o}, now {mode:o}")
             self.held.mode = mode
             unixpaths.change(self.key.address, self.held.path, mode)
+
+    @property
+    def isStream(self) -> bool:
+        """
+        Whether it accepts connections.
+        """
+        return cast(socket.socket, self.held.handle).type == socket.SOCK_STREAM
 
     def stop(self) -> Deferred[Any]:
         closing: Deferred[Any] = maybeDeferred(self.port.stopListening)
@@ -142,6 +150,7 @@ class Ports:
         self._connections = connections
         self._prepareFactory = prepareFactory
         self._listeners: list[_Listener] = []
+        self._factories: list[Any] = []
 
     def nextKey(self, network: str, address: str) -> Key:
         """
@@ -208,6 +217,8 @@ class Ports:
             raise
         if not self.accepting:
             listener.port.stopReading()
+        elif not isNew:
+            listener.accept()
         self._listeners.append(listener)
         _callWhenClosed(listener.port, forget)
         how = "new" if isNew else "inherited"
@@ -225,34 +236,55 @@ class Ports:
 
     def resume(self) -> None:
         """
-        Start accepting, everywhere, and take ownership of paths and locks.
+        Start accepting, everywhere, and take the locks.
 
         @raise Exception: the first error, when all have had their turn.
         """
         self.accepting = True
+        requireEach("resume", self._listeners, _Listener.accept)
+
+    def finalise(self) -> None:
+        """
+        Make of what was inherited what this release wants, own the paths, and let go
+        of what nobody has claimed.
+        """
         changed = self._inventory.changes.changed
-        requireEach("resume", self._listeners, lambda listener: listener.accept(changed))
+        forEach("finalise", self._listeners, lambda listener: listener.finalise(changed))
+        self._inventory.dropInherited()
 
-    def deferFactoryStop(self) -> list[Any]:
+    def letGo(self) -> None:
         """
-        Keep the factories from being stopped when their ports are closed,
-        which is before their last connections are.
-
-        @return: the factories, whose C{doStop} is to be called when they are.
+        A child has everything for good: close what listens.  What receives datagrams
+        has still to answer some.
         """
-        ports = [listener.port for listener in self._listeners]
-        factories = [port.factory for port in ports if hasattr(port, "factory")]
-        for factory in factories:
-            factory.doStart()
-        return factories
+        for listener in self._listeners:
+            listener.ownsPath = False
+        self._close([each for each in self._listeners if each.isStream])
 
     def stop(self) -> Deferred[Any]:
         """
-        Close all ports, which no child is to inherit then.
+        Close all ports, which no child is to inherit then.  Their factories are not
+        stopped yet, for they may have connections: see L{stopFactories}.
 
         @return: a Deferred that fires when they are closed.
         """
-        return DeferredList([listener.stop() for listener in list(self._listeners)])
+        return self._close(list(self._listeners))
+
+    def _close(self, listeners: list[_Listener]) -> Deferred[Any]:
+        for listener in listeners:
+            factory = getattr(listener.port, "factory", None)
+            if factory is not None:
+                factory.doStart()
+                self._factories.append(factory)
+        return DeferredList([listener.stop() for listener in listeners])
+
+    def stopFactories(self) -> None:
+        """
+        The last connections have been closed: stop the factories of the ports that
+        have been.
+        """
+        factories, self._factories = self._factories, []
+        forEach("stop", factories, lambda factory: factory.doStop())
 
     def forgetAll(self) -> None:
         """

@@ -9,11 +9,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from txtableflip import _lifecycle
+from txtableflip import _steps
 from txtableflip._draining.connections import Connections
 from txtableflip._generation import Exit
 from txtableflip._handover.nobody import NoChild
+from txtableflip._handover.probation import Terms
 from txtableflip._launch.signals import StopHandler, redeploySignal, signalNumber
+from txtableflip._observers import OneShot
 from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
@@ -72,13 +74,20 @@ class FakeUpgrader(Upgrader):
         """
         return succeed(0)
 
-    def childTakesOver(self) -> None:
+    def childServes(self) -> None:
         """
-        The child is ready, and then serves: the upgrade succeeds.
+        The child is ready, and then serves, on probation.
         """
         self._mustFollow("startChild")
         self._lifecycle.childReady()
         self._lifecycle.childServing()
+
+    def childTakesOver(self) -> None:
+        """
+        The child is ready, serves, and that is final: the upgrade succeeds.
+        """
+        self.childServes()
+        self._lifecycle.confirm()
 
     def childFails(self, error: UpgradeFailed | None = None) -> None:
         """
@@ -86,7 +95,7 @@ class FakeUpgrader(Upgrader):
 
         @param error: why; if nothing is said, it exited with status 1.
         """
-        self._mustFollow("startChild", "endChild")
+        self._mustFollow("startChild", "endChild", "watchChild", "withdrawChild")
         exited = ChildExited("exited with status 1", phase="initialise", exitStatus=1)
         self._lifecycle.childFailed(error or exited)
 
@@ -97,11 +106,24 @@ class FakeUpgrader(Upgrader):
         self._mustFollow("sayReady")
         self._lifecycle.parentCommitted()
 
+    def parentConfirms(self) -> None:
+        """
+        The parent never takes back: L{whenFinal} fires.
+        """
+        self._lifecycle.parentConfirmed()
+
+    def parentWithdraws(self) -> None:
+        """
+        The parent takes back: this process stands by.
+        """
+        self._lifecycle.parentWithdrew()
+
     def parentExits(self) -> None:
         """
         The parent has ended: L{whenParentExits} fires; L{ready}, too, if it waits.
         """
         self._lifecycle.parentExited()
+        self._ours.parentIsGone.fire()
 
     def _mustFollow(self, *steps: str) -> None:
         """
@@ -132,12 +154,17 @@ class Recorder:
 
     child = NoChild()
     service: object = None
+    terms = Terms()
+    isReplaced = False
 
     def __init__(self, reactor: Any, steps: list[str], number: int) -> None:
         """
         @param steps: where the names are kept.
         """
         self.number = number
+        self.parentIsGone = OneShot()
+        if number == 1:
+            self.parentIsGone.fire()
         self.connections = Connections()
         self.inventory = Inventory()
         self.ports = Ports(reactor, self.inventory, self.connections, accepting=True)
@@ -162,7 +189,7 @@ def _recording(name: str) -> Callable[..., None]:
     return record
 
 
-for _name in vars(_lifecycle.Steps):
+for _name in vars(_steps.Steps):
     if not _name.startswith("_"):
         setattr(Recorder, _name, _recording(_name))
 

@@ -1,0 +1,136 @@
+"""
+The time in which a child that serves may be taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from txtableflip.interfaces import Reactor
+
+CHECK_INTERVAL = 1.0
+"""
+How long after one health check the next begins, in seconds.
+"""
+
+CHECK_TIMEOUT = 5.0
+"""
+How long a health check may take, in seconds: one that hangs is a bad answer.
+"""
+
+BAD_ANSWERS = 3
+"""
+So many bad answers in a row roll back.
+"""
+
+EXTENSION = 30.0
+"""
+How long to wait for a last good answer when the time is over, in seconds.
+"""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """
+    On what terms a child is on probation.
+
+    @ivar seconds: for how long.
+    @ivar check: asks how the service is: its Deferred fails if that is not well.
+        C{None} if nobody asks.
+    """
+
+    seconds: float = 0.0
+    check: Callable[[], Deferred[Any]] | None = None
+
+
+class Probation:
+    """
+    Asks how the service is as long as the child is on probation, and decides: one of
+    two functions is called, once.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        terms: Terms,
+        confirm: Callable[[], object],
+        rollback: Callable[[str], object],
+    ) -> None:
+        """
+        @param rollback: is called with the reason.
+        """
+        self._reactor = reactor
+        self._check = terms.check
+        self._confirm = confirm
+        self._rollback = rollback
+        self._isTimeOver = self._isOver = False
+        self._bad = 0
+        self._last: str | None = "has not been answered"
+        self._asked: Deferred[Any] | None = None
+        self._calls: list[Any] = [reactor.callLater(terms.seconds, self.timeIsOver)]
+        if self._check is not None:
+            self._ask()
+
+    def timeIsOver(self) -> None:
+        """
+        It is to be final, as soon as the last answer was good.
+        """
+        if self._isOver or self._isTimeOver:
+            return
+        self._isTimeOver = True
+        if self._check is None or self._last is None:
+            self._decide(self._confirm)
+        else:
+            self._calls.append(self._reactor.callLater(EXTENSION, self._giveUp))
+
+    def stop(self) -> None:
+        """
+        Somebody else has decided.
+        """
+        self._isOver = True
+        for call in self._calls:
+            if call.active():
+                call.cancel()
+        if self._asked is not None:
+            self._asked.cancel()
+
+    def _ask(self) -> None:
+        check: Any = self._check
+        self._asked = maybeDeferred(check)
+        clock: Any = self._reactor
+        self._asked.addTimeout(CHECK_TIMEOUT, clock)
+        self._asked.addCallbacks(self._isWell, self._isNotWell)
+
+    def _isWell(self, answer: object) -> None:
+        if not self._isOver:
+            self._bad, self._last = 0, None
+            if self._isTimeOver:
+                self._decide(self._confirm)
+            else:
+                self._askAgain()
+
+    def _isNotWell(self, failure: Failure) -> None:
+        if not self._isOver:
+            self._bad += 1
+            self._last = failure.getErrorMessage() or repr(failure.value)
+            if self._bad == BAD_ANSWERS:
+                self._giveUp()
+            else:
+                self._askAgain()
+
+    def _askAgain(self) -> None:
+        self._asked = None
+        self._calls[1:] = [call for call in self._calls[1:] if call.active()]
+        self._calls.append(self._reactor.callLater(CHECK_INTERVAL, self._ask))
+
+    def _giveUp(self) -> None:
+        self._decide(self._rollback, f"failed its health check: {self._last}")
+
+    def _decide(self, decision: Callable[..., object], *why: str) -> None:
+        self.stop()
+        decision(*why)

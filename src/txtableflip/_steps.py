@@ -1,0 +1,358 @@
+"""
+What the rules of the L{lifecycle <txtableflip._lifecycle>} can have done, and what
+follows if that cannot be done.
+
+L{Steps} is the world, as far as the rules can reach.  Each L{Step} says what follows
+if it raises: the transition has been made by then, so that is an input as any other,
+or another step.  L{Core.follow} is the only way to the world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from txtableflip import _journal
+from txtableflip._journal import Journal, ProcessLogger
+from txtableflip._observers import OneShot
+from txtableflip.errors import ChildNotStarted, Refusal, Stopping, UpgradeError, UpgradeFailed
+
+
+class Steps(Protocol):
+    """
+    Everything that the rules can have done to the world.
+    """
+
+    # -- accepting
+
+    def accept(self) -> None:
+        """
+        Begin to accept, or go on with it, and nothing else: clients wait.
+        """
+
+    def park(self) -> None:
+        """
+        Stop accepting, and keep the sockets.
+        """
+
+    def takePidFile(self) -> None:
+        """
+        Be the one that the pid file names.
+        """
+
+    def insistOnPidFile(self) -> None:
+        """
+        The same, and if that cannot be done now, again until it can.
+        """
+
+    # -- what cannot be undone
+
+    def finalise(self) -> None:
+        """
+        Make of what was inherited what this release wants, and let go of what it
+        does not.
+        """
+
+    def letGo(self) -> None:
+        """
+        Let go of everything that the child has.
+        """
+
+    # -- the child
+
+    def startChild(self) -> None:
+        """
+        Start the next generation.
+        """
+
+    def commitChild(self) -> None:
+        """
+        Tell the child to serve.
+        """
+
+    def watchChild(self) -> None:
+        """
+        See whether the child serves well: C{confirm} or C{rollback} follows.
+        """
+
+    def withdrawChild(self, why: Exception | None) -> None:
+        """
+        Tell the child to stop accepting, and to stand by.
+        """
+
+    def confirmChild(self) -> None:
+        """
+        Tell the child that it is final.
+        """
+
+    def endChild(self, why: Exception | None) -> None:
+        """
+        Tell the child to leave, and see that it does: C{childFailed} or
+        C{childStopping} follows.
+        """
+
+    def killChild(self, why: Exception | None) -> None:
+        """
+        End the child at once; C{childFailed} follows.
+        """
+
+    def dismissChild(self) -> None:
+        """
+        Tell a child that stands by to leave, whenever it has finished.
+        """
+
+    def tellChildToRedeploy(self) -> None:
+        """
+        Tell the child that somebody wants a newer version still.
+        """
+
+    # -- the parent
+
+    def sayReady(self) -> None:
+        """
+        Tell the parent that this process accepts nothing, and could.
+        """
+
+    def sayServing(self) -> None:
+        """
+        Tell the parent that this process accepts.
+        """
+
+    def sayRefused(self, reason: str) -> None:
+        """
+        Tell the parent that this process accepts nothing, and leaves.
+        """
+
+    def sayStopping(self) -> None:
+        """
+        Tell the parent that this process was told to stop, for both of them.
+        """
+
+    def askToBeWithdrawn(self, reason: str) -> None:
+        """
+        Ask the parent to serve again.
+        """
+
+    def askToBeConfirmed(self) -> None:
+        """
+        Ask the parent to make it final.
+        """
+
+    def tellParentToRedeploy(self) -> None:
+        """
+        Tell the parent that somebody wants a newer version still.
+        """
+
+    def killParent(self) -> None:
+        """
+        End a parent that says nothing any more; C{parentExited} follows.
+        """
+
+    # -- the end
+
+    def exitWithFailure(self) -> None:
+        """
+        Have this process exit with a status that says that it has failed.
+        """
+
+    def die(self) -> None:
+        """
+        End this process at once: the kernel closes what it could not park.
+        """
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    What is to be done.
+
+    @ivar do: does it, with what came with the input.
+    @ivar failed: what follows if that raises: the name of an input, which gets the
+        error, and what was to be done behind it is not done any more; or another
+        step in its place.  If there is none, it is in the log, and the rest goes on.
+    """
+
+    do: Callable[[Core, Any], object]
+    failed: str | Step | None = None
+
+    def orElse(self, failed: str | Step) -> Step:
+        """
+        @return: the same step, with what follows if it raises.
+        """
+        return replace(self, failed=failed)
+
+
+@dataclass
+class Core:
+    """
+    What the rules remember besides the state.
+
+    @ivar state: the name of the one that the rules are in.
+    @ivar isReady: that this process serves, or never will.
+    @ivar isFinal: that it serves, and nobody can take that back.
+    @ivar isExiting: that it has been replaced, or was told to stop.
+    @ivar wanted: whether a redeploy is to follow as soon as one may.
+    @ivar result: what the caller of the running upgrade waits for.
+    @ivar obstacle: why this process cannot be upgraded ever, if so.
+    @ivar rules: L{txtableflip._lifecycle.Lifecycle}, for the inputs that follow
+        from steps.
+    """
+
+    steps: Steps
+    state: str = ""
+    isReady: OneShot = field(default_factory=OneShot)
+    isFinal: OneShot = field(default_factory=OneShot)
+    isExiting: OneShot = field(default_factory=OneShot)
+    journal: Journal = field(default_factory=Journal)
+    wanted: bool = False
+    result: Deferred[None] | None = None
+    obstacle: str | None = None
+    rules: Any = None
+
+    _log = ProcessLogger()
+
+    def follow(self, steps: Sequence[Step], said: object) -> None:
+        """
+        Have steps done, one after the other, up to one that cannot be.
+
+        @param said: what came with the input.
+        """
+        for step in steps:
+            try:
+                step.do(self, said)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the rules go on
+                if not isinstance(error, UpgradeFailed):
+                    self._log.failure("a step of the upgrade failed")
+                if isinstance(step.failed, Step):
+                    self.follow([step.failed], error)
+                elif step.failed is not None:
+                    getattr(self.rules, step.failed)(error)
+                if step.failed is not None:
+                    return
+
+    def end(self, error: UpgradeError | None) -> None:
+        """
+        The upgrade is over: tell who waits, and the journal.
+        """
+        result, self.result = self.result, None
+        if error is None:
+            self.journal.tell(_journal.Final)
+        else:
+            self.journal.tell(_journal.Failed, reason=str(error))
+        if result is not None and not result.called:
+            if error is None:
+                result.callback(None)
+            else:
+                result.errback(error)
+
+    def begin(self, result: Deferred[None] | None) -> None:
+        """
+        An upgrade begins, which may be the one that was remembered.
+        """
+        self.wanted = False
+        self.result = result
+        self.journal.tell(_journal.Requested, isDeferred=False)
+
+    def remember(self) -> None:
+        """
+        A redeploy has to wait.
+        """
+        if self.obstacle is not None:
+            self.refuse(self.obstacle)
+            return
+        self.wanted = True
+        self.journal.tell(_journal.Requested, isDeferred=True)
+
+    def refuse(self, why: str) -> None:
+        """
+        A redeploy cannot be.
+        """
+        self._log.error("upgrade refused: {why}", why=why)
+
+    def leave(self, why: object) -> None:
+        """
+        This process is not to serve (any longer).
+        """
+        error = why if isinstance(why, Exception) else Stopping("this process was told to stop")
+        self.isReady.error(error)
+        self.isFinal.error(error)
+        self.isExiting.fire()
+
+
+# -- what may be done to the world
+
+accept = Step(lambda core, said: core.steps.accept())
+park = Step(lambda core, said: core.steps.park())
+takePidFile = Step(lambda core, said: core.steps.takePidFile())
+insistOnPidFile = Step(lambda core, said: core.steps.insistOnPidFile())
+finalise = Step(lambda core, said: core.steps.finalise())
+letGo = Step(lambda core, said: core.steps.letGo())
+die = Step(lambda core, said: core.steps.die())
+exitWithFailure = Step(lambda core, said: core.steps.exitWithFailure())
+
+startChild = Step(lambda core, said: _startChild(core))
+killChild = Step(lambda core, why: core.steps.killChild(why))
+commitChild = Step(lambda core, said: core.steps.commitChild())
+watchChild = Step(lambda core, said: core.steps.watchChild())
+withdrawChild = Step(lambda core, why: core.steps.withdrawChild(why), killChild)
+confirmChild = Step(lambda core, said: core.steps.confirmChild())
+endChild = Step(lambda core, why: core.steps.endChild(why), killChild)
+dismissChild = Step(lambda core, said: core.steps.dismissChild(), killChild)
+tellChildToRedeploy = Step(lambda core, said: core.steps.tellChildToRedeploy())
+
+sayReady = Step(lambda core, said: core.steps.sayReady(), "quit")
+sayServing = Step(lambda core, said: core.steps.sayServing(), "quit")
+sayRefused = Step(lambda core, why: core.steps.sayRefused(_inWords(why)))
+sayStopping = Step(lambda core, said: core.steps.sayStopping())
+askToBeWithdrawn = Step(lambda core, why: core.steps.askToBeWithdrawn(_inWords(why)))
+askToBeConfirmed = Step(lambda core, said: core.steps.askToBeConfirmed())
+tellParentToRedeploy = Step(lambda core, said: core.steps.tellParentToRedeploy())
+killParent = Step(lambda core, said: core.steps.killParent())
+
+# -- what is done to the core
+
+beginUpgrade = Step(lambda core, result: core.begin(result))
+remember = Step(lambda core, said: core.remember())
+refuse = Step(lambda core, said: core.refuse("this process is stopping"))
+catchUp = Step(lambda core, said: core.rules.redeploy() if core.wanted else None)
+mourn = Step(lambda core, error: core.journal.tell(_journal.SuccessorExited, child=error.pid))
+tellReady = Step(lambda core, said: core.isReady.fire())
+tellFinal = Step(lambda core, said: core.isFinal.fire())
+tellDone = Step(lambda core, said: core.end(None))
+tellFailed = Step(lambda core, error: core.end(error))
+tellStopping = Step(lambda core, said: core.end(Stopping(_STOPS_BOTH)))
+leave = Step(lambda core, why: core.leave(why))
+tellExiting = Step(lambda core, said: core.isExiting.fire())
+
+_STOPS_BOTH = "this process was told to stop, and ends the one it started"
+
+
+def note(kind: type[_journal.Event]) -> Step:
+    """
+    @return: the step that has an event, which says nothing else, in the journal.
+    """
+    return Step(lambda core, said: core.journal.tell(kind))
+
+
+def refuseWith(cls: type[Refusal], why: str) -> Step:
+    """
+    @return: the step that tells the caller of an upgrade at once.
+    """
+    return Step(lambda core, result: result.errback(cls(core.obstacle or why)))
+
+
+def _startChild(core: Core) -> None:
+    try:
+        core.steps.startChild()
+    except UpgradeFailed:
+        raise
+    except Exception as error:
+        core._log.failure("the new process could not be started")  # noqa: SLF001
+        raise ChildNotStarted(f"could not be started: {error}", phase="start") from error
+
+
+def _inWords(why: object) -> str:
+    return "it was told to stop" if why is None else str(why) or repr(why)
