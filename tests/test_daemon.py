@@ -291,7 +291,7 @@ def test_a_pid_file_that_the_new_user_cannot_replace_is_said_at_the_start(sheddi
     service.waitFor("serving, and not to be upgraded: the pid file")
     pid = service.pid
     os.kill(pid, signal.SIGHUP)
-    service.waitFor("upgrade requested; deferred")
+    service.waitFor("upgrade refused: this process is not to be upgraded: the pid file")
     assert isAlive(pid)
     assert service.pid == pid
 

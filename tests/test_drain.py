@@ -536,7 +536,7 @@ def test_factories_that_fail_to_stop_are_told_of_and_hold_up_nothing(service):
     )
     service.twistd("tableflip", "--app", "app.py")
     service.redeploy()
-    assert service.log.count("failed to stop") == service.log.count("ValueError: no") == 2
+    assert service.log.count("cannot stop") == service.log.count("ValueError: no") == 2
     assert "did not exit in time" not in service.log
 
 

@@ -53,9 +53,10 @@ from txtableflip._handover.messages import Manifest
 from txtableflip._handover.parent import Parent
 from txtableflip._launch.command import successorCommand
 from txtableflip._sockets import unixpaths
-from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
+from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.inventory import HeldDescriptor
 from txtableflip._sockets.reactor import InheritingReactor
+from txtableflip._sockets.readiness import Readiness
 from txtableflip._sockets.unixport import PAUSE, UNIXPort
 from txtableflip.endpoints import TableflipStringParser, unparse
 from txtableflip.testing._service import freePort
@@ -152,7 +153,8 @@ class Generation:
         What L{Upgrader.endpoint} makes.
         """
         inheriting = InheritingReactor(reactor, self.ports)
-        return InheritableEndpoint(inheriting, Readiness(), description)
+        readiness = Readiness(reactor, self.process.inventory)
+        return InheritableEndpoint(inheriting, readiness, description)
 
     def listen(self, description, factory=None):
         """
@@ -172,11 +174,12 @@ class Generation:
 
     def replace(self, parent):
         """
-        Take over, as after Commit.
+        Take over, for good.
         """
         parent.process.park()
         self.process.accept()
-        self.process.settle()
+        parent.process.letGo()
+        self.process.finalise()
 
     async def end(self):
         listeners = list(self.process.connections.listeners)
@@ -503,8 +506,8 @@ async def test_two_generations_answer_on_one_address(kind, generations):
         assert await inThread(ask, target(port), wrap=kind.wrap) == ("r1", 1)
     second.replace(first)
     for _ in range(3):
-        assert await inThread(ask, target(port), wrap=kind.wrap) == ("r2", 2)
-    await port.stopListening()
+        assert await inThread(ask, target(later), wrap=kind.wrap) == ("r2", 2)
+    await maybeDeferred(port.stopListening)
     assert await inThread(ask, target(later), wrap=kind.wrap) == ("r2", 2)
 
 
@@ -705,10 +708,10 @@ reactor.run()
 def test_standard_input_and_output_are_not_inheritable(service):
     """
     stdio: behind the prefix fails with NotInheritable, and ends the protocol
-    that it had connected.
+    that it had connected; and the process, which listens on nothing, with status 1.
     """
     done = service.run(sys.executable, "-c", STANDARD_INPUT, input="")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert (service.directory / "outcome").read_text() == (
         "NotInheritable: tableflip:stdio: does not listen through its reactor, so a new "
         "process could not inherit it: use it without tableflip:; lost"
@@ -1074,7 +1077,7 @@ async def test_closing_a_port_leaves_the_listener_of_the_other_process(
     if order == "parent":
         second.replace(first)
         port, later = later, port
-    await later.stopListening()
+    await maybeDeferred(later.stopListening)
     await maybeDeferred(later.stopListening)
     await turn()
     number = 1 if order == "child" else 2
@@ -1490,14 +1493,14 @@ async def test_a_factory_is_stopped_after_its_last_connection(
         assert described.listener == accepted.name
         assert described.seconds < DEADLINE
     first.ports.park()
-    first.process.child = SimpleNamespace(hasTakenOver=True)
+    first.process.letGo()
     drained = _generation.Exit(reactor, first.process).drain(DEADLINE)
     for left, client in zip((2, 1), clients, strict=False):
         client.close()
         await turn()
         assert (len(open_), drained.called) == (left, False)
         assert first.factory.history == ["start"]
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     assert await inThread(converse, clients[-1])
     assert first.factory.history == ["start"]
     clients[-1].close()
@@ -1551,8 +1554,9 @@ async def test_connections_of_an_endpoint_have_its_own_time(description, generat
     expected = []
     for timeout in (7, None):
         inheriting = InheritingReactor(reactor, first.ports, timeout)
+        readiness = Readiness(reactor, first.process.inventory)
         endpoint = InheritableEndpoint(
-            inheriting, Readiness(), description.replace("s.", f"{timeout}.")
+            inheriting, readiness, description.replace("s.", f"{timeout}.")
         )
         port = await endpoint.listen(first.factory)
         with await inThread(connect, target(port)) as client:

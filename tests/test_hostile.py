@@ -44,9 +44,10 @@ from txtableflip._launch.origin import CHANNEL_VARIABLE, recordChannel
 from txtableflip._launch.pidfile import PidFile, removeStale
 from txtableflip._launch.twistd import keepInForeground
 from txtableflip._sockets import unixpaths
-from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
+from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.inventory import Descriptor, HeldDescriptor, Inventory, identify
 from txtableflip._sockets.reactor import InheritingReactor
+from txtableflip._sockets.readiness import Readiness
 from txtableflip.errors import ChannelError, ChildExited, PidFileError
 from txtableflip.testing._service import freePort, isAlive
 
@@ -362,7 +363,7 @@ def test_a_child_cannot_have_others_ended_by_the_number_that_it_greets_with(pid,
     child = Child(MemoryReactorClock(), SimpleNamespace())
     child._process.makeConnection(SimpleNamespace(pid=77, signalProcess=signalled.append))
     child._answers.messageReceived(Hello(pid))
-    child.end()
+    child.end(None)
     assert signalled[-1] == "TERM"
     assert killed == []
 
@@ -379,7 +380,7 @@ def test_a_child_that_may_not_be_signalled_is_given_up_all_the_same():
     clock = MemoryReactorClock()
     child = Child(clock, SimpleNamespace(childFailed=failed.append))
     child._process.makeConnection(SimpleNamespace(pid=77, signalProcess=signalProcess))
-    child.end()
+    child.end(None)
     clock.pump([0.1] * 200)
     (error,) = failed
     assert isinstance(error, ChildExited)
@@ -523,7 +524,7 @@ def parsing():
     """
     reactor = Reactor()
     process = Generation(reactor, None, DEADLINE, None, successorCommand)
-    listens = Readiness()
+    listens = Readiness(reactor, process.inventory)
 
     def endpoint(description):
         return InheritableEndpoint(

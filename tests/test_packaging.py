@@ -26,7 +26,7 @@ from twisted.plugin import IPlugin, getPlugins
 from zope.interface.verify import verifyClass, verifyObject
 
 import txtableflip
-from txtableflip import Upgrader, UpgradeService, _lifecycle
+from txtableflip import Upgrader, UpgradeService, _lifecycle, _steps
 from txtableflip._draining.connections import CountedTCPServer
 from txtableflip._handover.channel import Channel, MessageReceiver
 from txtableflip._handover.spawned import Spawned
@@ -106,7 +106,7 @@ def test_every_public_name_is_documented(name):
 # -- docstrings
 
 DOCUMENTED_ELSEWHERE = {
-    *dir(_lifecycle.Steps),
+    *dir(_steps.Steps),
     *dir(_lifecycle.Lifecycle),
     *dir(MessageReceiver),
     *interfaces.IProtocol,

@@ -12,14 +12,24 @@ import txtableflip
 
 PACKAGE = Path(txtableflip.__file__).parent
 WORDS = {"errors", "interfaces", "_observers", "_journal"}
-PRIVATE = {"_generation", "_lifecycle", "_handover", "_sockets", "_draining", "_launch", *WORDS}
+PRIVATE = {
+    "_generation",
+    "_lifecycle",
+    "_steps",
+    "_handover",
+    "_sockets",
+    "_draining",
+    "_launch",
+    *WORDS,
+}
 
 USES = {
     "errors": set(),
     "interfaces": set(),
     "_observers": {"interfaces"},
     "_journal": set(),
-    "_lifecycle": WORDS,
+    "_steps": WORDS,
+    "_lifecycle": WORDS | {"_steps"},
     "_draining": WORDS,
     "_launch": WORDS,
     "_handover": WORDS | {"_lifecycle"},

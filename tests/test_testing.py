@@ -21,8 +21,10 @@ from txtableflip import (
     ChildExited,
     ChildTimedOut,
     NotInheritable,
+    NotOnProbation,
     NotReady,
-    ParentStillRunning,
+    OnProbation,
+    RolledBack,
     Stopping,
     UpgradeInProgress,
     Upgrader,
@@ -115,15 +117,19 @@ def test_a_first_generation_is_ready_at_once(fake):
 
 def test_a_child_is_ready_when_its_parent_commits(child):
     """
-    With a parent, ready fires when that commits, and whenParentExits when it
-    has ended; until then an upgrade is refused.
+    With a parent, ready fires when that commits, whenFinal when it confirms, until
+    which an upgrade is refused, and whenParentExits when it has ended.
     """
     assert (child.hasParent, child.generation) == (True, 2)
-    ready, exits = child.ready(), child.whenParentExits()
+    ready, final, exits = child.ready(), child.whenFinal(), child.whenParentExits()
     assert not ready.called
     child.parentCommits()
     assert outcomeOf(ready) is None
-    assert refusalOf(child) is ParentStillRunning
+    assert outcomeOf(child.whenServing()) is None
+    assert refusalOf(child) is OnProbation
+    assert not final.called
+    child.parentConfirms()
+    assert outcomeOf(final) is None
     assert not exits.called
     child.parentExits()
     assert outcomeOf(exits) is None
@@ -152,6 +158,46 @@ def test_an_upgrade_succeeds(fake):
     assert outcomeOf(upgrade) is None
     assert outcomeOf(exiting) is None
     assert refusalOf(fake) is AlreadyUpgraded
+
+
+def test_an_upgrade_is_taken_back(fake):
+    """
+    On probation, the upgrade may be rolled back: it fails with the reason, and this
+    process serves again when the child stands by.
+    """
+    fake.ready()
+    with pytest.raises(NotOnProbation):
+        fake.rollback("too early")
+    upgrade = fake.upgrade()
+    fake.childServes()
+    assert not upgrade.called
+    fake.rollback("the shop is empty")
+    assert fake.steps[-1] == "withdrawChild"
+    with pytest.raises(NotOnProbation):
+        fake.rollback("twice")
+    fake.childStandsBy()
+    error = outcomeOf(upgrade)
+    assert isinstance(error, RolledBack)
+    assert "the shop is empty" in str(error)
+    assert fake.steps[-1] == "dismissChild"
+    assert outcomeOf(fake.whenExiting()) == "pending"
+
+
+def test_a_child_is_taken_back(child):
+    """
+    A process on probation asks to be withdrawn, stands by when its parent says so,
+    and may be called again.
+    """
+    ready, final = child.ready(), child.whenFinal()
+    child.parentCommits()
+    child.rollback("I am not well")
+    assert child.steps[-1] == "askToBeWithdrawn"
+    child.parentWithdraws()
+    assert child.steps[-2:] == ["park", "sayReady"]
+    assert outcomeOf(ready) is None
+    assert outcomeOf(final) == "pending"
+    child.parentExits()
+    assert outcomeOf(final) is None
 
 
 def test_an_upgrade_fails(fake):
@@ -286,6 +332,7 @@ def test_an_upgrade_service_runs_on_the_fake():
     endpoint = fake.endpoint("tcp:8080")
     service.startService()
     reactor.run()
+    reactor.advance(0)
     assert "sayReady" not in fake.steps
     endpoint.listen(Factory())
     assert fake.steps[-1] == "sayReady"
@@ -311,6 +358,7 @@ def test_a_service_whose_drain_fails_says_so_and_ends(monkeypatch):
     )
     UpgradeService(fake).startService()
     reactor.run()
+    reactor.advance(0)
     reactor.hasStopped = False
     fake.redeploy()
     fake.childTakesOver()
@@ -330,6 +378,7 @@ def test_the_fake_leaves_the_process_alone(fake, isReplaced):
     threads = threading.enumerate()
     UpgradeService(fake).startService()
     fake.reactor.run()
+    fake.reactor.advance(0)
     if isReplaced:
         fake.redeploy()
         fake.childTakesOver()
@@ -354,7 +403,8 @@ def test_an_endpoint_that_never_listens_is_named(monkeypatch):
         UpgradeService, "_log", Logger(observer=lambda event: heard.append(formatEvent(event)))
     )
     reactor.run()
+    reactor.advance(0)
     reactor.advance(REMINDER_AFTER - 1)
     assert heard == []
     reactor.advance(1)
-    assert heard == [f"not ready after 10.0 s: waiting for {forgotten!r} to listen"]
+    assert heard == [f"not ready after 10 s: waiting for {forgotten!r} to listen"]

@@ -186,8 +186,8 @@ def test_a_command_that_cannot_be_started_is_refused(command):
 def test_each_moment_that_is_wrong_for_an_upgrade_has_an_error_of_its_own(chain):
     """
     C{upgrade()} is refused, with the reason as the class of the error, before
-    ready, while another runs, beside the parent, and after success; and it is
-    possible again when the parent has left.
+    ready, while another runs, on probation, and after success; and it is possible
+    beside a parent that drains.
     """
     _, first = chain.start()
     assert refusal(first) == "NotReady"
@@ -200,11 +200,10 @@ def test_each_moment_that_is_wrong_for_an_upgrade_has_an_error_of_its_own(chain)
     assert second.ask("upgrader.ready()") == {"result": None}
     assert upgrading.outcome() == {"result": None}
     assert refusal(first) == "AlreadyUpgraded"
-    assert refusal(second) == "ParentStillRunning"
-    first.leave()
-    assert second.ask("upgrader.whenParentExits()") == {"result": None}
+    assert second.ask("upgrader.whenFinal()") == {"result": None}
     third = chain.upgrade(second)
     assert third.pid not in (first.pid, second.pid)
+    assert isAlive(first.pid)
 
 
 def test_who_waits_for_exiting_is_told_at_the_switch(chain):

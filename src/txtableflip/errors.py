@@ -214,6 +214,14 @@ class NotInheritable(TableflipError):
     """
 
 
+class NothingListens(TableflipError):
+    """
+    The parent has left listening sockets, and this process listens on none: does it
+    wait for something that does not come?  If the release is to listen nowhere any
+    more, stop the service and start it.
+    """
+
+
 class PidFileError(TableflipError):
     """
     The pid file cannot be written: make its directory writable for the user

@@ -127,8 +127,20 @@ class IUpgrader(Interface):
         @return: a Deferred that fires when every endpoint that has been made
             (L{endpoint}, and C{tableflip:} strings) listens, or has been garbage
             collected: an endpoint that somebody keeps and that never listens
-            keeps this process from being ready.  It fails as the first of them
-            did that could not listen.
+            keeps this process from being ready; when everything has fired that
+            L{notReadyUntil} was told of; and when each listener of the parent's is
+            listened on, or has not been for 10 seconds after all else.  It fails as
+            the first of them did, and with L{NothingListens
+            <txtableflip.NothingListens>} if none of the parent's listeners is
+            listened on, nor any other.
+        """
+
+    def notReadyUntil(happening: Deferred[Any]) -> Deferred[Any]:
+        """
+        Have L{whenListening} wait for something, such as the connection to a
+        database.  If it fails, this process never will be ready, for that reason.
+
+        @return: the same Deferred.
         """
 
     def ready() -> Deferred[None]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
 
 from txtableflip._journal import ProcessLogger
@@ -100,12 +100,19 @@ class UpgradeService(Service):
         super().startService()
         self.upgrader.redeployOn(self.signal)
         self.upgrader.whenExiting().addCallback(self._drainAndStop)
-        self.upgrader.reactor.callWhenRunning(self._announce)
+        self.upgrader.reactor.callWhenRunning(self._startAnnouncing)
         self._stop = self.upgrader.stopOn(STOP_SIGNAL)
 
-    def _announce(self) -> None:
+    def _startAnnouncing(self) -> None:
+        # A turn later, when all who wait for the reactor to run have had theirs.
+        self.upgrader.reactor.callLater(0, self._announceOrRefuse)
+
+    def _announceOrRefuse(self) -> None:
+        maybeDeferred(self._announce).addErrback(self._notListening)
+
+    def _announce(self) -> Deferred[None]:
         """
-        The reactor runs: say ready, as soon as everything listens.
+        Say ready, as soon as there is nothing left to wait for.
         """
         launcher = findLauncher()
         launcher.shareLog()
@@ -115,8 +122,7 @@ class UpgradeService(Service):
         reminder = self.upgrader.reactor.callLater(REMINDER_AFTER, self._remind)
         listening = self.upgrader.whenListening()
         listening.addBoth(_cancelling(reminder))
-        listening.addCallbacks(lambda ignored: self._sayReady(), self._notListening)
-        listening.addErrback(lambda failure: self._log.failure("saying ready", failure))
+        return listening.addCallback(lambda ignored: self._sayReady())
 
     def _remind(self) -> None:
         """
@@ -124,9 +130,9 @@ class UpgradeService(Service):
         being ready for ever, and without a word.
         """
         self._log.warn(
-            "not ready after {seconds} s: waiting for {pending} to listen",
+            "not ready after {seconds:g} s: waiting for {pending}",
             seconds=REMINDER_AFTER,
-            pending=", ".join(self._readiness.pending()) or "an endpoint",
+            pending="; ".join(self._readiness.pending()),
         )
 
     def _sayReady(self) -> None:
@@ -150,8 +156,8 @@ class UpgradeService(Service):
 
     def _notListening(self, failure: Any) -> None:
         """
-        Something cannot listen.  The parent serves on, if there is one; if not,
-        the rest of this process does, as without us.
+        This process is not ready and never will be.  The parent serves on, if there
+        is one; if not, the rest of this process does, if it listens anywhere.
         """
         self._log.error(
             "not ready, and not to be upgraded: {reason}", reason=failure.getErrorMessage()

@@ -22,9 +22,10 @@ from txtableflip._launch import origin
 from txtableflip._launch.chosen import findLauncher
 from txtableflip._launch.healthcheck import HealthCommand
 from txtableflip._launch.signals import StopHandler, redeployOn, stopOn
-from txtableflip._sockets.endpoint import InheritableEndpoint, Readiness
+from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.inventory import Changes
 from txtableflip._sockets.reactor import InheritingReactor
+from txtableflip._sockets.readiness import Readiness
 from txtableflip._steps import Core
 from txtableflip.errors import (
     NotOnProbation,
@@ -95,7 +96,7 @@ class Upgrader:
         checkTimeout("upgradeTimeout", upgradeTimeout)
         if command is not None:
             checkCommand(command)
-        terms = makeTerms(reactor, probation, healthCheck)
+        terms = _makeTerms(reactor, probation, healthCheck)
         checkSupport(reactor)
         if Upgrader._current is not None:
             raise UpgraderExists(
@@ -126,7 +127,7 @@ class Upgrader:
         self._reactor = reactor
         self._ours = generation
         self._exit = Exit(reactor, generation)
-        self._readiness = Readiness()
+        self._readiness = Readiness(reactor, generation.inventory)
         self._core = Core(generation)
         state = "InitialisingBesideParent" if hasParent else "Initialising"
         self._lifecycle = _lifecycle.begin(self._core, state)
@@ -155,6 +156,9 @@ class Upgrader:
 
     def whenListening(self) -> Deferred[None]:
         return self._readiness.whenSettled()
+
+    def notReadyUntil(self, happening: Deferred[Any]) -> Deferred[Any]:
+        return self._readiness.require(happening)
 
     def ready(self) -> Deferred[None]:
         try:
@@ -262,7 +266,7 @@ def checkCommand(command: Sequence[str]) -> None:
         )
 
 
-def makeTerms(
+def _makeTerms(
     reactor: Any, probation: float, healthCheck: Sequence[str] | Callable[[], Any] | None
 ) -> Terms:
     """

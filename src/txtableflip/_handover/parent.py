@@ -147,7 +147,6 @@ class Parent:
         self.peerPid: int | None = os.getppid()
         self.isGone = OneShot()
         self._socket = sock
-        self._process = Pidfd(_peerOf(sock)[0])
         self._stderr = stderr
         self._isFinal = False
 
@@ -157,6 +156,7 @@ class Parent:
         """
         self._lifecycle = lifecycle
         self._deadline = Deadline(reactor)
+        self._process = Pidfd(_peerOf(self._socket)[0])
         self._channel = connectChannel(reactor, self._socket, self, "parent")
         version = agree(SPEAKS, self.manifest.speaks)
         self._channel.send(Hello(pid=os.getpid(), version=version))

@@ -94,13 +94,10 @@ class PidFile:
 
     def take(self) -> None:
         """
-        Make the file name this process, if it does not already.
+        Make the file name this process.
 
         @raise PidFileError: if that cannot be done.
         """
-        with suppress(OSError):
-            if not self._isPrepared and readPid(self.path) == b"%d" % os.getpid():
-                return
         self.prepare()
         self._isPrepared = False
         try:

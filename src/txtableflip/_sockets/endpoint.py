@@ -6,82 +6,17 @@ from __future__ import annotations
 
 import os
 import socket
-import weakref
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txtableflip._observers import OneShot
 from txtableflip._sockets.inventory import HeldDescriptor
 from txtableflip._sockets.reactor import InheritingReactor
+from txtableflip._sockets.readiness import Readiness
 from txtableflip.errors import InvalidEndpoint, NotInheritable
-
-
-class Readiness:
-    """
-    Who is still to listen before this process can say that it is ready: every
-    endpoint that has been made, until it has listened, or is forgotten by all.
-
-    @ivar descriptions: the strings of which endpoints have been made.
-    """
-
-    def __init__(self) -> None:
-        self.descriptions: list[str] = []
-        self._expected: set[Any] = set()
-        self._settled = OneShot()
-        self._asked = False
-
-    def expect(self, endpoint: object, description: str) -> None:
-        """
-        An endpoint has been made.
-        """
-        self.descriptions.append(description)
-        self._expected.add(weakref.ref(endpoint, self._done))
-
-    def watch(self, endpoint: object, listening: Deferred[Any]) -> Deferred[Any]:
-        """
-        An endpoint has been told to listen.
-
-        @return: C{listening}.
-        """
-        self._expected.discard(weakref.ref(endpoint))
-        self._expected.add(listening)
-
-        def done(result: Any) -> Any:
-            if isinstance(result, Failure):
-                self._settled.error(result.value or NotInheritable(str(result)))
-            self._done(listening)
-            return result
-
-        return listening.addBoth(done)
-
-    def whenSettled(self) -> Deferred[None]:
-        """
-        @return: a Deferred that fires when none is left that is to listen, or
-            fails as the first of them did.
-        """
-        self._asked = True
-        self._check()
-        return self._settled.wait()
-
-    def pending(self) -> list[str]:
-        """
-        @return: the endpoints that have not been told to listen yet.
-        """
-        alive = [each() for each in self._expected if isinstance(each, weakref.ref)]
-        return [repr(endpoint) for endpoint in alive if endpoint is not None]
-
-    def _done(self, expected: object) -> None:
-        self._expected.discard(expected)
-        self._check()
-
-    def _check(self) -> None:
-        if self._asked and not self._expected:
-            self._settled.fire()
 
 
 @implementer(IStreamServerEndpoint)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -174,6 +174,7 @@ class Inventory:
         self.inherited: dict[Key, HeldDescriptor] = {}
         self.used: dict[Key, HeldDescriptor] = {}
         self.changes: Changes = Changes()
+        self.claimed: Callable[[], object] = lambda: None
         self._passedOn: list[tuple[UnknownEntry, HasDescriptor]] = []
 
     def inherit(
@@ -235,7 +236,14 @@ class Inventory:
         if held is not None:
             self.used[key] = held
             self.changes.kept.append(str(key))
+            self.claimed()
         return held
+
+    def unclaimed(self) -> list[str]:
+        """
+        @return: what was inherited to listen on, and nobody has, in words.
+        """
+        return [str(key) for key in self.inherited if key.kind == "listener"]
 
     def add(self, key: Key, held: HeldDescriptor) -> HeldDescriptor:
         """

@@ -30,6 +30,7 @@ from txtableflip._draining.connections import (
 )
 from txtableflip._handover.manifest import Key
 from txtableflip._journal import ProcessLogger
+from txtableflip._observers import OneShot
 from txtableflip._sockets import unixpaths
 from txtableflip._sockets.each import forEach, requireEach
 from txtableflip._sockets.inventory import HeldDescriptor, Inventory, SocketOptions
@@ -65,6 +66,10 @@ class _Listener:
     wanted: SocketOptions
     ownsPath: bool
     port: Any = None
+
+    def __post_init__(self) -> None:
+        self._isStopping = False
+        self._closed = OneShot()
 
     def __str__(self) -> str:
         return str(self.key)
@@ -106,12 +111,19 @@ class _Listener:
         """
         return cast(socket.socket, self.held.handle).type == socket.SOCK_STREAM
 
-    def stop(self) -> Deferred[Any]:
-        closing: Deferred[Any] = maybeDeferred(self.port.stopListening)
-        return closing.addErrback(self._stopFailed)
+    def stop(self) -> Deferred[None]:
+        """
+        Close the port, once: the application may want that when we do.
+        """
+        if not self._isStopping:
+            self._isStopping = True
+            closing: Deferred[Any] = maybeDeferred(self.port.stopListening)
+            closing.addCallbacks(lambda ignored: self._closed.fire(), self._stopFailed)
+        return self._closed.wait()
 
     def _stopFailed(self, failure: Failure) -> None:
         _log.failure("cannot stop {key}", failure=failure, key=str(self.key))
+        self._closed.error(failure.value or CannotListenError(None, str(self.key), failure))
 
     def removePath(self) -> None:
         """
@@ -223,7 +235,7 @@ class Ports:
         _callWhenClosed(listener.port, forget)
         how = "new" if isNew else "inherited"
         _log.info("listening on {key} ({how} socket)", key=str(key), how=how)
-        return _ListeningPort(listener.port, key, forget)
+        return _ListeningPort(listener, forget)
 
     def park(self) -> None:
         """
@@ -276,7 +288,7 @@ class Ports:
             if factory is not None:
                 factory.doStart()
                 self._factories.append(factory)
-        return DeferredList([listener.stop() for listener in listeners])
+        return DeferredList([each.stop() for each in listeners], consumeErrors=True)
 
     def stopFactories(self) -> None:
         """
@@ -336,9 +348,9 @@ class _ListeningPort:
     A port of the reactor's, which leaves the inventory when it is stopped.
     """
 
-    def __init__(self, port: Any, key: Key, forget: Callable[[], None]) -> None:
-        self._port = port
-        self._key = key
+    def __init__(self, listener: _Listener, forget: Callable[[], None]) -> None:
+        self._listener = listener
+        self._port = listener.port
         self._forget = forget
 
     def __repr__(self) -> str:
@@ -352,17 +364,16 @@ class _ListeningPort:
         @raise CannotListenError: always, because this port listens already, or
             is closed: to listen again, listen on its endpoint.
         """
-        raise CannotListenError(None, str(self._key), "a port cannot be started twice")
+        raise CannotListenError(None, str(self._listener), "a port cannot be started twice")
 
     def stopListening(self) -> Any:
         """
         Close the port.
 
-        @return: a Deferred that fires when that has been done, or C{None} if
-            there was nothing to do.
+        @return: a Deferred that fires when that has been done.
         """
         self._forget()
-        return self._port.stopListening()
+        return self._listener.stop()
 
     def getHost(self) -> Any:
         """

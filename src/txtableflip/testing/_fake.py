@@ -20,7 +20,7 @@ from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
 from txtableflip._sockets.ports import Ports
-from txtableflip.errors import ChildExited, UpgradeFailed
+from txtableflip.errors import ChildExited, RolledBack, UpgradeFailed
 from txtableflip.upgrader import Upgrader
 
 
@@ -55,6 +55,13 @@ class FakeUpgrader(Upgrader):
         reactor = _CountingReactor(self.reactor)
         return InheritableEndpoint(reactor, self._readiness, description)
 
+    def rollback(self, reason: str) -> None:
+        """
+        See L{Upgrader.rollback}.
+        """
+        super().rollback(reason)
+        self._withdrawn = RolledBack(reason, phase="probation")
+
     def redeployOn(self, name: str) -> None:
         """
         See L{Upgrader.redeployOn}.  No signal is handled: call L{redeploy}.
@@ -88,6 +95,14 @@ class FakeUpgrader(Upgrader):
         """
         self.childServes()
         self._lifecycle.confirm()
+
+    def childStandsBy(self) -> None:
+        """
+        The child, which was to be withdrawn, accepts nothing any more: the upgrade
+        fails.
+        """
+        self._mustFollow("withdrawChild")
+        self._lifecycle.childReady(self._withdrawn)
 
     def childFails(self, error: UpgradeFailed | None = None) -> None:
         """
