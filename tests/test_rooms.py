@@ -14,6 +14,7 @@ PACKAGE = Path(txtableflip.__file__).parent
 WORDS = {"errors", "interfaces", "_observers", "_journal"}
 PRIVATE = {
     "_generation",
+    "_older",
     "_lifecycle",
     "_steps",
     "_handover",
@@ -34,6 +35,7 @@ USES = {
     "_launch": WORDS,
     "_handover": WORDS | {"_lifecycle"},
     "_sockets": WORDS | {"_draining", "_handover.manifest"},
+    "_older": WORDS | {"_handover.manifest", "_sockets.inventory"},
     "_generation": PRIVATE,
 }
 """

@@ -34,12 +34,18 @@ from txtableflip._launch.origin import CHANNEL_DESCRIPTOR
 from txtableflip._launch.pidfile import PidFile
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._observers import Deadline, OneShot
+from txtableflip._older import Older
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
 from txtableflip._sockets.ports import Ports
 from txtableflip._sockets.uninherited import foreignListeners
 from txtableflip.errors import ChannelError, ChildNotStarted, PidFileError
 from txtableflip.interfaces import Reactor
+
+MAX_GENERATIONS = 4
+"""
+How many generations may live if nothing else is said.
+"""
 
 PID_FILE_INTERVAL = 1.0
 """
@@ -61,6 +67,8 @@ class Generation:
         has no handler for them yet.
     @ivar service: what runs the upgrades of this process, if something does.
     @ivar terms: on what terms a child is on probation.
+    @ivar maxGenerations: how many may live when this one serves for good, this one
+        included: the oldest are ended.
     @ivar isReplaced: whether a child has taken over for good.
     """
 
@@ -98,24 +106,28 @@ class Generation:
         )
         self.fds = Fds(reactor, self.inventory, self.ports, self.connections)
         self._insisting = Deadline(reactor)
+        self.maxGenerations = MAX_GENERATIONS
         manifest = self._parent.manifest
         self.number = ProcessLogger.generation = manifest.generation
         self.inventory.inherit(manifest.entries, self._parent.descriptors)
+        self._older = Older(reactor, self.inventory)
         if manifest.pidFile:
             self.suggestPidFile(manifest.pidFile)
 
     @property
-    def parentIsGone(self) -> OneShot:
+    def olderAreGone(self) -> OneShot:
         """
-        That the parent has ended.
+        That nobody is left who was there before; as far as is known, where the parent
+        has handed on nobody.
         """
-        return self._parent.isGone
+        return self._older.areGone if self._older.areKnown else self._parent.isGone
 
     def connect(self, lifecycle: Lifecycle) -> None:
         """
         Begin to talk with the parent, if there is one.
         """
         self._lifecycle = lifecycle
+        self._older.begin(self.number)
         self._parent.connect(self._reactor, lifecycle)
 
     def suggestPidFile(self, path: str) -> None:
@@ -245,6 +257,7 @@ class Generation:
     def finalise(self) -> None:
         self.ports.finalise()
         self.fds.resume()
+        self._older.limit(self.maxGenerations)
         self._parent.releaseStderr()
         _tellChanges(self.inventory, isFirst=self.number == 1)
 

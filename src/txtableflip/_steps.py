@@ -355,4 +355,6 @@ def _startChild(core: Core) -> None:
 
 
 def _inWords(why: object) -> str:
-    return "it was told to stop" if why is None else str(why) or repr(why)
+    if why is None:
+        return "it was told to stop"
+    return why.what if isinstance(why, UpgradeFailed) else str(why) or repr(why)

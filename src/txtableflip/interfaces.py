@@ -242,9 +242,9 @@ class IUpgrader(Interface):
 
     def whenParentExits() -> Deferred[None]:
         """
-        @return: a Deferred that fires when the parent is gone, or at once if
-            there is none; cancel it to stop waiting (tableflip's
-            C{WaitForParent}).
+        @return: a Deferred that fires when the parent is gone, and everybody who
+            was there before it, or at once if there is none; cancel it to stop waiting
+            (tableflip's C{WaitForParent}).
         """
 
     def stop() -> Deferred[None]:

@@ -14,6 +14,7 @@ from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
 
+from txtableflip._generation import MAX_GENERATIONS
 from txtableflip._journal import ProcessLogger
 from txtableflip._launch.application import ApplicationError, findApplication
 from txtableflip._launch.envfile import readEnvironment
@@ -69,6 +70,27 @@ class Options(usage.Options):
             DRAIN_TIMEOUT,
             "Seconds that open connections may take to finish after an upgrade.",
             _seconds,
+        ),
+        (
+            "probation",
+            None,
+            0.0,
+            "Seconds after it took over in which a new process may be taken back.",
+            float,
+        ),
+        (
+            "health-check",
+            None,
+            None,
+            "Ask this command while on probation: if it fails thrice, the old process serves.",
+            _command,
+        ),
+        (
+            "max-generations",
+            None,
+            MAX_GENERATIONS,
+            "How many processes may live, of which all but one drain.",
+            int,
         ),
         ("signal", "s", REDEPLOY_SIGNAL, "The signal that redeploys."),
         (
@@ -153,6 +175,9 @@ class Options(usage.Options):
                 self["upgrade-timeout"],
                 command=self["command"],
                 envFile=self.envFile,
+                maxGenerations=self["max-generations"],
+                probation=self["probation"],
+                healthCheck=self["health-check"],
             )
         except NotSupported as error:
             _log.warn("there will be no upgrades: {error}", error=str(error))

@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from txtableflip import _lifecycle
 from txtableflip._draining.connections import OpenConnection
-from txtableflip._generation import Exit, Generation
+from txtableflip._generation import MAX_GENERATIONS, Exit, Generation
 from txtableflip._handover.parent import findParent
 from txtableflip._handover.probation import Terms
 from txtableflip._launch import origin
@@ -64,6 +64,7 @@ class Upgrader:
         command: Sequence[str] | None = None,
         envFile: str | None = None,
         *,
+        maxGenerations: int = MAX_GENERATIONS,
         probation: float = 0.0,
         healthCheck: Sequence[str] | Callable[[], Any] | None = None,
     ) -> None:
@@ -81,6 +82,8 @@ class Upgrader:
         @param envFile: the path of a file with environment variables for the
             next version, C{NAME=value} in each line, which is read when that
             is started.
+        @param maxGenerations: how many may live when one serves for good: the oldest
+            are ended then, though they may have connections.
         @param probation: for how long a child that serves may be taken back, in
             seconds.
         @param healthCheck: asks each second how a child on probation is: a function
@@ -88,14 +91,16 @@ class Upgrader:
             or fails if not; or a command, which exits with status 0 or another.
         @raise NotSupported: if the platform or the reactor cannot do it.
         @raise UpgraderExists: if this process has one.
-        @raise ValueError: if C{upgradeTimeout} is not positive, C{probation} is
-            negative or infinite, or C{command} or a C{healthCheck} is not a list of
-            words, of which the first names a program.
+        @raise ValueError: if C{upgradeTimeout} is not positive, C{maxGenerations} is
+            less than 2, C{probation} is negative or infinite, or C{command} or
+            C{healthCheck} is not a list of words, of which the first names a program.
         @raise ChannelError: if what the parent sent cannot be used.
         """
         checkTimeout("upgradeTimeout", upgradeTimeout)
         if command is not None:
             checkCommand(command)
+        if maxGenerations <= 1:
+            raise ValueError(f"maxGenerations must be 2 at least, not {maxGenerations!r}")
         terms = _makeTerms(reactor, probation, healthCheck)
         checkSupport(reactor)
         if Upgrader._current is not None:
@@ -109,6 +114,7 @@ class Upgrader:
             lambda: findLauncher().command(command, envFile),
         )
         generation.terms = terms
+        generation.maxGenerations = maxGenerations
         self._begin(reactor, generation, hasParent=parent is not None)
         generation.connect(self._lifecycle)
         reactor.addSystemEventTrigger("before", "shutdown", self._exit.shutDown, self.stop)
@@ -215,7 +221,7 @@ class Upgrader:
         return self._core.isExiting.wait()
 
     def whenParentExits(self) -> Deferred[None]:
-        return self._ours.parentIsGone.wait()
+        return self._ours.olderAreGone.wait()
 
     def stop(self) -> Deferred[None]:
         self._lifecycle.stop()

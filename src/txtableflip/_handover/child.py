@@ -152,7 +152,7 @@ class Child:
         self._ending.judge(*_reason(why))
         if self._answers.can(PROBATION):
             self._killAfter(WITHDRAW_TIMEOUT, "was withdrawn, and did not stand by")
-            self._channel.send(Withdraw(str(why)))
+            self._channel.send(Withdraw(_reason(why)[1]))
         else:
             self.kill(why)
 

@@ -175,7 +175,7 @@ class Inventory:
         self.used: dict[Key, HeldDescriptor] = {}
         self.changes: Changes = Changes()
         self.claimed: Callable[[], object] = lambda: None
-        self._passedOn: list[tuple[UnknownEntry, HasDescriptor]] = []
+        self.passedOn: list[tuple[UnknownEntry, HasDescriptor]] = []
 
     def inherit(
         self, entries: Sequence[Entry | UnknownEntry], descriptors: Sequence[int]
@@ -204,14 +204,14 @@ class Inventory:
                 )
         except BaseException:
             self.inherited.clear()
-            self._passedOn.clear()
+            self.passedOn.clear()
             for opened in found:
                 opened.close()
             raise
 
     def _inheritUnknown(self, entry: UnknownEntry, opened: HasDescriptor) -> None:
         if entry.isKept:
-            self._passedOn.append((entry, opened))
+            self.passedOn.append((entry, opened))
         else:
             opened.close()
 
@@ -305,14 +305,14 @@ class Inventory:
         """
         self.prune()
         used = (_entry(key, held) for key, held in self.used.items())
-        return (*used, *(entry for entry, _ in self._passedOn))
+        return (*used, *(entry for entry, _ in self.passedOn))
 
     def descriptors(self) -> list[int]:
         """
         @return: the descriptors, in the order of L{entries}.
         """
         handles = [held.handle for held in self.used.values()]
-        handles += [handle for _, handle in self._passedOn]
+        handles += [handle for _, handle in self.passedOn]
         return [handle.fileno() for handle in handles]
 
     def inodes(self) -> set[int]:

@@ -56,9 +56,9 @@ class _Listener:
     A socket of the inventory, and the reactor's port on it.
 
     @ivar wanted: what the socket is to be like in this release.
-    @ivar ownsPath: whether its path and its lock are ours to remove: if this
-        process has made it, and from when it is final that it serves; until that is
-        final of a child.
+    @ivar ownsPath: whether its path is ours to remove: if this process has made it,
+        and from when it is final that it serves; until that is final of a child.
+    @ivar hasLock: whether the lock beside the path has been ours.
     """
 
     key: Key
@@ -68,6 +68,7 @@ class _Listener:
     port: Any = None
 
     def __post_init__(self) -> None:
+        self.hasLock = self.ownsPath and self.wanted.isLocked
         self._isStopping = False
         self._closed = OneShot()
 
@@ -80,6 +81,7 @@ class _Listener:
     def accept(self) -> None:
         self.port.startReading()
         if self.wanted.isLocked:
+            self.hasLock = True
             unixpaths.takeLock(self.key.address)
 
     def finalise(self, changed: list[str]) -> None:
@@ -127,13 +129,14 @@ class _Listener:
 
     def removePath(self) -> None:
         """
-        Remove its path and its lock, once, if they are ours.
+        Remove its path, once, if it is ours; and its lock if that names us.
         """
         if self.ownsPath:
             self.ownsPath = False
             unixpaths.remove(self.key.address, self.held.path)
-            if self.wanted.isLocked:
-                unixpaths.releaseLock(self.key.address)
+        if self.hasLock:
+            self.hasLock = False
+            unixpaths.releaseLock(self.key.address)
 
 
 class Ports:
@@ -270,7 +273,7 @@ class Ports:
         has still to answer some.
         """
         for listener in self._listeners:
-            listener.ownsPath = False
+            listener.ownsPath = listener.hasLock = False
         self._close([each for each in self._listeners if each.isStream])
 
     def stop(self) -> Deferred[Any]:

@@ -138,7 +138,7 @@ class FakeUpgrader(Upgrader):
         The parent has ended: L{whenParentExits} fires; L{ready}, too, if it waits.
         """
         self._lifecycle.parentExited()
-        self._ours.parentIsGone.fire()
+        self._ours.olderAreGone.fire()
 
     def _mustFollow(self, *steps: str) -> None:
         """
@@ -177,9 +177,9 @@ class Recorder:
         @param steps: where the names are kept.
         """
         self.number = number
-        self.parentIsGone = OneShot()
+        self.olderAreGone = OneShot()
         if number == 1:
-            self.parentIsGone.fire()
+            self.olderAreGone.fire()
         self.connections = Connections()
         self.inventory = Inventory()
         self.ports = Ports(reactor, self.inventory, self.connections, accepting=True)
