@@ -127,7 +127,7 @@ class Generation:
         Begin to talk with the parent, if there is one.
         """
         self._lifecycle = lifecycle
-        self._older.begin(self.number)
+        self._older.watch()
         self._parent.connect(self._reactor, lifecycle)
 
     def suggestPidFile(self, path: str) -> None:
@@ -147,6 +147,14 @@ class Generation:
         if self._pidFile is not None:
             self._pidFile.prepare()
 
+    def sayGoodbye(self) -> None:
+        """
+        This process ends in good order: those who know of it are not to think that it
+        has crashed, or that it has gone before it has.
+        """
+        self._parent.sayGoodbye()
+        self.child.keepChannelUntilExit()
+
     def leave(self) -> None:
         """
         Tidy up, after everything has been stopped.
@@ -162,6 +170,7 @@ class Generation:
     def startChild(self) -> None:
         self._journal.tell(Starting)
         command = self._command()
+        self._older.include(self.number)
         manifest = Manifest(
             generation=self.number + 1,
             upgradeTimeout=self._upgradeTimeout,
@@ -326,7 +335,7 @@ class Exit:
         @param stop: refuses upgrades, and waits for a child that does not serve.
         """
         self.isShuttingDown = True
-        return stop().addCallback(lambda ignored: self._generation.child.keepChannelUntilExit())
+        return stop().addCallback(lambda ignored: self._generation.sayGoodbye())
 
 
 def _tellChanges(inventory: Inventory, *, isFirst: bool) -> None:

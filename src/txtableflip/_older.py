@@ -56,13 +56,23 @@ class Older:
             if entry["key"]["kind"] == KIND:
                 self._left.append(_Watched(reactor, entry, handle, self._ended))
         self.areKnown = bool(self._left)
+        self._isIncluded = False
 
-    def begin(self, generation: int) -> None:
+    def watch(self) -> None:
         """
-        Watch them, and have the next generation know this one.
+        Learn when they end.
         """
         for each in self._left:
             each.startReading()
+
+    def include(self, generation: int) -> None:
+        """
+        Have the next generation know this one, too.  Not earlier: a process that
+        becomes a daemon is another one by then.
+        """
+        if self._isIncluded:
+            return
+        self._isIncluded = True
         with suppress(AttributeError, OSError):
             ourselves = Descriptor(os.pidfd_open(os.getpid()))
             key = {"kind": KIND, "network": "", "address": str(generation), "ordinal": 0}

@@ -296,7 +296,10 @@ class Answers:
             self._lifecycle.told()
         elif isinstance(message, Refused) and not self.isFinal:
             self._refused(message.reason)
-        elif isinstance(message, Stopping) and not self.isFinal:
+        elif isinstance(message, Stopping) and self.isFinal:
+            # What follows is its end, in good order.
+            self._ending.over()
+        elif isinstance(message, Stopping):
             self._ending.over()
             self.stopWatching()
             self._lifecycle.childStopping()

@@ -39,6 +39,11 @@ class NoParent:
         There is nobody to ask.
         """
 
+    def sayGoodbye(self) -> None:
+        """
+        There is nobody to tell.
+        """
+
     def kill(self) -> None:
         """
         There is nobody to end.

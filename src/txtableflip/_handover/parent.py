@@ -25,6 +25,7 @@ from txtableflip._handover.messages import (
     Message,
     Ready,
     Redeploy,
+    Stopping,
     Withdraw,
     agree,
     decode,
@@ -199,6 +200,13 @@ class Parent:
         """
         self._channel.send(Ready())
         self._giveUpAfter(self.manifest.upgradeTimeout, "Ready")
+
+    def sayGoodbye(self) -> None:
+        """
+        Tell a parent that drains that this process ends in good order.
+        """
+        if self._isFinal:
+            self.ask(Stopping())
 
     def kill(self) -> None:
         """
