@@ -45,7 +45,10 @@ UPGRADE = [
     "new says Serving",
     "new has said Serving",
     "old hears Serving",
+    "old says Confirm",
+    "old has said Confirm",
     "old drains",
+    "new hears Confirm",
     "new hears the end",
 ]
 """
@@ -67,11 +70,27 @@ Those of an upgrade to a release that refuses to take over, behind C{old hears H
 
 ANOTHER = ["old says Redeploy", "old has said Redeploy", "new hears Redeploy"]
 """
-Those of an upgrade during which another was asked for, behind C{old hears
-Serving}.
+Those of an upgrade during which the old process was asked for another, behind C{new
+starts}.
 """
 
-MOMENTS = UPGRADE + REFUSAL + ANOTHER
+AGAIN = ["new says Redeploy", "new has said Redeploy", "old hears Redeploy"]
+WISH = ["new says Confirm", "new has said Confirm", "old hears Confirm"]
+WITHDRAWAL = [
+    "new says Withdraw",
+    "new has said Withdraw",
+    "old hears Withdraw",
+    "old says Withdraw",
+    "old has said Withdraw",
+    "new hears Withdraw",
+]
+STOPPING = ["new says Stopping", "new has said Stopping", "old hears Stopping"]
+"""
+Those of a new process on probation that is asked for another, or wants to be
+confirmed, or to be withdrawn, or is told to stop.
+"""
+
+MOMENTS = UPGRADE + REFUSAL + ANOTHER + AGAIN + WISH + WITHDRAWAL + STOPPING
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 COLUMNS = [
     (number, victims)
@@ -80,8 +99,11 @@ COLUMNS = [
 ]
 
 OLD, NEW, ONE, NOBODY, NOT_THERE = "old", "new", "one of them", "nobody", "-"
+PERHAPS = "old or nobody"
+MAY_BE = {ONE: (OLD, NEW), PERHAPS: (OLD, NOBODY)}
 
 UPGRADE_TIMEOUT = 6.0
+PROBATION = 1.0
 STOPPED_FOR = 10.0
 """
 How long a process is stopped, in seconds: longer than every deadline, for these
@@ -93,9 +115,12 @@ from twisted.internet import reactor
 from txtableflip import Upgrader, UpgradeService
 from txtableflip._handover import child, ending, parent
 child.COMMIT_TIMEOUT = 1
+child.WITHDRAW_TIMEOUT = 1
 ending.TERM_GRACE = ending.STATUS_TIMEOUT = 0.5
 parent.MANIFEST_TIMEOUT = 1.5
-upgrading = UpgradeService(Upgrader(reactor, upgradeTimeout={UPGRADE_TIMEOUT}))
+parent.CONFIRM_TIMEOUT = 3
+upgrader = Upgrader(reactor, upgradeTimeout={UPGRADE_TIMEOUT}, probation={PROBATION})
+upgrading = UpgradeService(upgrader)
 exec(open({str(APP)!r}).read())
 upgrading.setServiceParent(application)
 """
@@ -116,25 +141,49 @@ end them before they have heard, or said, what they are to.
 """
 
 
+ON_PROBATION = """
+import os
+from twisted.internet import reactor
+from txtableflip import currentUpgrader
+def act(ignored):
+    upgrader = currentUpgrader()
+    reactor.callLater(0.1, {})
+if not os.path.exists("acted"):
+    open("acted", "w").close()
+    currentUpgrader().whenServing().addCallback(act)
+"""
+ACTS = {
+    **dict.fromkeys(AGAIN, "upgrader.redeploy"),
+    **dict.fromkeys(WISH, "upgrader.confirm"),
+    **dict.fromkeys(WITHDRAWAL, "upgrader.rollback, 'not well'"),
+    **dict.fromkeys(STOPPING, "upgrader.stop"),
+}
+"""
+What a release does when it is on probation, once.
+"""
+
+
 def expected(moment, number, victims):
     """
     Return who serves in the end: the table under "When something goes wrong" in
     docs/how-it-works.md, as a rule.
     """
-    if "old" in victims and moment == "new hears the end":
-        return NOT_THERE
-    if "new" in victims and moment in ("old starts the new", "old hears the end"):
+    if moment in ACTS or moment in ANOTHER:
+        return undecided(moment, number, victims)
+    isNew = "new" in victims and moment in ("old starts the new", "old hears the end")
+    if isNew or ("old" in victims and moment == "new hears the end"):
         return NOT_THERE
     if moment in REFUSAL:
         return NOBODY if "old" in victims and number == KILL else OLD
-    place = UPGRADE.index(moment) if moment in UPGRADE else UPGRADE.index("old drains")
+    place = UPGRADE.index(moment)
     isTold = place > UPGRADE.index("old says Manifest")
     isCommitted = place > UPGRADE.index("old says Commit")
     hasServed = place > UPGRADE.index("new says Serving")
+    isFinal = place >= UPGRADE.index("old says Confirm")
     if number == KILL:
         return {
             ("old",): NEW if isTold else NOBODY,
-            ("new",): NOBODY if hasServed else OLD,
+            ("new",): NOBODY if isFinal else OLD,
             ("old", "new"): NOBODY,
         }[victims]
     if hasServed or moment == "old starts the new":
@@ -146,6 +195,38 @@ def expected(moment, number, victims):
     }[victims]
 
 
+UNDONE = [*WITHDRAWAL, *WISH, "new says Redeploy"]
+"""
+When the death of the new process leaves the old one with nothing else to do.
+"""
+
+
+def undecided(moment, number, victims):
+    """
+    Return who serves in the end when something else is wanted meanwhile.
+    """
+    if moment in STOPPING:
+        # Only the death of who has not said it has the old one serve on.
+        isCrash = number == KILL and victims == ("new",) and moment == "new says Stopping"
+        return OLD if isCrash else NOBODY
+    isParked = moment in ("old has said Withdraw", "new hears Withdraw")
+    old, new = {
+        # Both know of it, or the one who is left does not, or nothing was decided yet.
+        KILL: (NEW, OLD if moment in UNDONE else NEW),
+        # Whoever stands by gives up in time; who serves ends an old one that is silent.
+        STOP: (
+            OLD if isParked else NEW,
+            OLD if moment in WITHDRAWAL[1:] else NEW,
+        ),
+    }[number]
+    if moment == "new has said Confirm" and number == KILL:
+        # It may have been heard before the end was.
+        new = PERHAPS
+    isOne = number == STOP and moment in WITHDRAWAL
+    both = ONE if isOne else NEW if number == STOP else NOBODY
+    return {("old",): old, ("new",): new, ("old", "new"): both}[victims]
+
+
 def isUnnoticed(moment, number, victims):
     """
     Say whether no client may fail: those of a process that is killed do, if it
@@ -153,7 +234,22 @@ def isUnnoticed(moment, number, victims):
     """
     if expected(moment, number, victims) == NOBODY:
         return False
-    return number == STOP or "old" not in victims
+    if number == STOP:
+        # A new one that should be taken back, and does not answer, is killed.
+        return moment not in WITHDRAWAL
+    isServing = moment in ACTS or moment in UPGRADE[UPGRADE.index("new has said Serving") :]
+    return "old" not in victims and not isServing
+
+
+def codeOf(moment):
+    """
+    Return what a release does, for the moment to come.
+    """
+    if moment in ACTS:
+        return ON_PROBATION.format(ACTS[moment])
+    if moment in REFUSAL:
+        return NEVER_READY if moment == "new hears Abort" else REFUSING
+    return ""
 
 
 class Trial:
@@ -203,13 +299,7 @@ class Trial:
             self.service.stop()
             self.isUp = False
         self._untilUp()
-        self._deploy(
-            NEVER_READY
-            if moment == "new hears Abort"
-            else REFUSING
-            if moment in REFUSAL
-            else ""
-        )
+        self._deploy(codeOf(moment))
         samples = []
         with _Load(self.port, samples):
             try:
@@ -220,7 +310,7 @@ class Trial:
                 raise
         failed = [sample.error for sample in samples if sample.error]
         complaints = failed if isUnnoticed(moment, number, victims) else []
-        if outcome not in ((OLD, NEW) if wanted == ONE else (wanted,)):
+        if outcome not in MAY_BE.get(wanted, (wanted,)):
             complaints.append(f"{outcome} serves, and not {wanted}")
         return outcome, complaints + self._complaints(outcome)
 
@@ -235,6 +325,7 @@ class Trial:
             self.isUp = True
 
     def _deploy(self, code):
+        (self.directory / "acted").unlink(missing_ok=True)
         self.release.write_text(f"name = 'one'\n{code}")
 
     def _suffer(self, moment, number, victims):
@@ -267,8 +358,7 @@ class Trial:
             (pid, *others) = alive
             outcomes = told("upgrade failed") + told("serves")
             hasOutcome = any(one.pid == pid for one in outcomes)
-            isUpgrading = told("new hears Redeploy") and len(told("serves")) == 1
-            if others or not hasOutcome or isUpgrading or self._answerer() != pid:
+            if others or not hasOutcome or self._answerer() != pid:
                 return None
             return OLD if pid == old else NEW
 
@@ -400,13 +490,15 @@ FOOTER = """
   In each of these cells the pid file names the process that serves, it can be upgraded, and
   at no moment have two processes accepted connections. No client has failed, unless the old one
   was killed: then those whose connections it had accepted have.
+- *old or nobody*: whether the old process has heard the wish before the end.
 - *nobody*: as after any crash; it takes a supervisor, such as systemd with `Restart=always`.
   Both are dead; or the old one died before it had handed over its sockets, or while the new one
-  was leaving anyway; or the new one died when it served already, and the old one had given its
-  role away.
+  was leaving anyway; or the new one died when it was final that it serves; or it was told to
+  stop, which is for both.
 - *-*: there is no such process at that moment.
-- The rows from *new says Refused* on are upgrades to a release that does not take over; the
-  last three, upgrades during which another was asked for.
+- The rows from *new says Refused* on are upgrades to a release that does not take over; those
+  with *Redeploy*, upgrades during which another was asked for; and the last twelve, releases
+  that want to be confirmed, to be withdrawn, or to stop while they are on probation.
 """
 
 

@@ -20,8 +20,17 @@ import time
 from contextlib import suppress
 
 DIRECTORY = "TXTABLEFLIP_TORTURE"
-SAID_BY_OLD = ("Manifest", "Commit", "Abort", "Redeploy")
-SAID_BY_NEW = ("Hello", "Ready", "Refused", "Serving")
+SAID_BY_OLD = ("Manifest", "Commit", "Confirm", "Withdraw", "Abort", "Redeploy")
+SAID_BY_NEW = (
+    "Hello",
+    "Ready",
+    "Refused",
+    "Serving",
+    "Confirm",
+    "Withdraw",
+    "Stopping",
+    "Redeploy",
+)
 STARTS = "new starts"
 PATIENCE = 5.0
 """
