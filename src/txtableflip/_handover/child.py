@@ -139,7 +139,7 @@ class Child:
         """
         if not self._answers.can(PROBATION):
             terms = Terms()
-        self._answers.probation = Probation(
+        self._ending.probation = Probation(
             self._reactor, terms, self._lifecycle.confirm, self._answers.rollback
         )
 
@@ -148,7 +148,7 @@ class Child:
         Tell it to stop accepting, and to stand by.
         """
         self._answers.isWithdrawn = True
-        self._answers.stopWatching()
+        self._ending.stopWatching()
         self._ending.judge(*_reason(why))
         if self._answers.can(PROBATION):
             self._killAfter(WITHDRAW_TIMEOUT, "was withdrawn, and did not stand by")
@@ -161,7 +161,7 @@ class Child:
         Tell it that it is final.
         """
         self._answers.isFinal = True
-        self._answers.stopWatching()
+        self._ending.stopWatching()
         if self._answers.can(PROBATION):
             self._channel.send(Confirm())
 
@@ -175,14 +175,12 @@ class Child:
         """
         Make it leave.
         """
-        self._answers.stopWatching()
         self._ending.giveUp(*_reason(why))
 
     def kill(self, why: Exception | None) -> None:
         """
         End it at once.
         """
-        self._answers.stopWatching()
         self._ending.kill(*_reason(why))
 
     def dismiss(self) -> None:
@@ -220,7 +218,6 @@ class Child:
         self._channel.send(message)
 
     def _report(self, error: UpgradeFailed) -> None:
-        self._answers.stopWatching()
         self._stderr.close()
         self._lifecycle.childFailed(error)
 
@@ -243,7 +240,6 @@ class Answers:
 
     @ivar isWithdrawn: whether it is to stand by.
     @ivar isFinal: whether it never will be taken back.
-    @ivar probation: while it is on probation.
     """
 
     _log = ProcessLogger()
@@ -253,7 +249,6 @@ class Answers:
         self, process: Spawned, deadline: Deadline, ending: Ending, lifecycle: Lifecycle
     ) -> None:
         self.isWithdrawn = self.isFinal = False
-        self.probation: Probation | None = None
         self._process = process
         self._deadline = deadline
         self._ending = ending
@@ -279,13 +274,6 @@ class Answers:
         """
         self._lifecycle.rollback(RolledBack(reason, phase="probation"))
 
-    def stopWatching(self) -> None:
-        """
-        It has been decided whether this child is to serve.
-        """
-        if self.probation is not None:
-            self.probation.stop()
-
     def messageReceived(self, message: Message) -> None:
         """
         The child said something.
@@ -298,7 +286,6 @@ class Answers:
             self._refused(message.reason)
         elif isinstance(message, Stopping) and not self.isFinal:
             self._ending.over()
-            self.stopWatching()
             self._lifecycle.childStopping()
         elif not self._ending.hasBegun:
             self._inTurn(message)
@@ -333,8 +320,8 @@ class Answers:
             self._lifecycle.childServing()
         elif isinstance(message, Withdraw) and phase == "probation":
             self.rollback(f"asked to be withdrawn: {message.reason}")
-        elif isinstance(message, Confirm) and self.probation is not None:
-            self._deadline.after(0, self.probation.timeIsOver)
+        elif isinstance(message, Confirm) and self._ending.probation is not None:
+            self._ending.probation.timeIsOver()
         else:
             self.channelGarbled(ChannelError(f"{message} at the wrong time"))
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from txtableflip._handover.messages import Abort
 from txtableflip._handover.pidfd import Pidfd
+from txtableflip._handover.probation import Probation
 from txtableflip._handover.spawned import Spawned
 from txtableflip._observers import Deadline
 from txtableflip.errors import ChildExited, ChildProtocolError, Phase, RolledBack, UpgradeFailed
@@ -41,6 +42,7 @@ class Ending:
     once.
 
     @ivar phase: how far the child has come.
+    @ivar probation: while it may be taken back.
     @ivar hasBegun: whether the child was told to leave.
     @ivar isOver: whether there is nothing more to report.
     """
@@ -58,6 +60,7 @@ class Ending:
         @param report: is called with what the upgrade has failed of.
         """
         self.phase: Phase = "start"
+        self.probation: Probation | None = None
         self._greeted: Pidfd | None = None
         self.isOver = False
         self._process = process
@@ -85,6 +88,13 @@ class Ending:
         if self._process.pid is not None:
             self._process.signal("KILL")
 
+    def stopWatching(self) -> None:
+        """
+        It has been decided whether the child is to serve, or it cannot any more.
+        """
+        if self.probation is not None:
+            self.probation.stop()
+
     def giveUp(self, error: type[UpgradeFailed], what: str) -> None:
         """
         Make the child leave, politely at first.
@@ -92,6 +102,7 @@ class Ending:
         if self.isOver:
             return
         self.hasBegun = True
+        self.stopWatching()
         self.judge(error, what)
         self._say(Abort(what))
         self._signal("TERM")
@@ -149,6 +160,7 @@ class Ending:
         @return: why.
         """
         self.isOver = True
+        self.stopWatching()
         self._deadline.stop()
         error = self.describe()
         # It may live, or something of it may: a process that it has forked, which
@@ -174,6 +186,7 @@ class Ending:
         """
         Give the child time to be reaped, and its last words time to arrive.
         """
+        self.stopWatching()
         self._process.reap()
         if self.isOver:
             return
