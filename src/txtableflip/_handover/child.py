@@ -68,6 +68,7 @@ class Child:
         ours, self._theirs = socket.socketpair()
         self._reactor = reactor
         self._lifecycle = lifecycle
+        self._isHandedBack = False
         self._deadline = Deadline(reactor)
         self._process = Spawned(self._exited)
         self._ending = Ending(self._process, self._deadline, self._say, self._report)
@@ -129,6 +130,9 @@ class Child:
 
         @param probation: for how long it may be taken back, in seconds.
         """
+        # It may be for the second time, as this process could not serve again.
+        self._isHandedBack = self._answers.isWithdrawn
+        self._answers.isWithdrawn = False
         self._ending.phase = "commit"
         self._killAfter(COMMIT_TIMEOUT, "was ready, and then did not serve")
         self._channel.send(Commit(probation))
@@ -137,7 +141,7 @@ class Child:
         """
         See whether it serves well: C{confirm} or C{rollback} follows.
         """
-        if not self._answers.can(PROBATION):
+        if self._isHandedBack or not self._answers.can(PROBATION):
             terms = Terms()
         self._ending.probation = Probation(
             self._reactor, terms, self._lifecycle.confirm, self._answers.rollback
@@ -282,9 +286,15 @@ class Answers:
             return
         if isinstance(message, Redeploy):
             self._lifecycle.told()
-        elif isinstance(message, Refused) and not self.isFinal:
+        elif self.isFinal:
+            # It has not heard Confirm yet, or is broken.
+            name = type(message).__name__
+            self._log.warn(
+                "process {child} said {name}, too late", child=self.peerPid, name=name
+            )
+        elif isinstance(message, Refused):
             self._refused(message.reason)
-        elif isinstance(message, Stopping) and not self.isFinal:
+        elif isinstance(message, Stopping):
             self._ending.over()
             self._lifecycle.childStopping()
         elif not self._ending.hasBegun:
@@ -307,12 +317,14 @@ class Answers:
             self._can = message.can
             self._ending.greetedBy(message.pid)
             self._journal.tell(Greeted, child=message.pid)
-        elif isinstance(message, Ready) and phase == "initialise":
-            self._deadline.stop()
-            self._lifecycle.childReady()
         elif isinstance(message, Ready) and self.isWithdrawn:
             self._deadline.stop()
             self._lifecycle.childReady(self._ending.describe())
+        elif isinstance(message, Ready) and phase == "initialise":
+            self._deadline.stop()
+            # Whether or not it can be told to serve.
+            self._ending.phase = "commit"
+            self._lifecycle.childReady()
         elif isinstance(message, Serving) and phase == "commit":
             self._ending.phase = "probation"
             if not self.isWithdrawn:
@@ -320,8 +332,8 @@ class Answers:
             self._lifecycle.childServing()
         elif isinstance(message, Withdraw) and phase == "probation":
             self.rollback(f"asked to be withdrawn: {message.reason}")
-        elif isinstance(message, Confirm) and self._ending.probation is not None:
-            self._ending.probation.timeIsOver()
+        elif isinstance(message, Confirm) and phase == "probation":
+            self._ending.hurry()
         else:
             self.channelGarbled(ChannelError(f"{message} at the wrong time"))
 

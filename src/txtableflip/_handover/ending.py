@@ -88,6 +88,13 @@ class Ending:
         if self._process.pid is not None:
             self._process.signal("KILL")
 
+    def hurry(self) -> None:
+        """
+        It is to be decided now whether the child serves for good.
+        """
+        if self.probation is not None:
+            self.probation.timeIsOver()
+
     def stopWatching(self) -> None:
         """
         It has been decided whether the child is to serve, or it cannot any more.
