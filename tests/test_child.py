@@ -319,6 +319,21 @@ def test_a_child_that_asks_to_be_confirmed_and_is_gone_is_not_confirmed(family, 
     assert family.rules.heard[2:] == ["childStopping" if last == Stopping() else "childFailed"]
 
 
+def test_an_operator_who_confirms_a_child_that_has_ended_does_not_lose_the_service(family):
+    """
+    Its end is read first; and it is the last good answer that counts.
+    """
+    family.serving()
+    family.theirs.close()
+    family.end(number=9)
+    family.child.hurry()
+    family.reactor.turn(times=9)
+    assert type(family.error) is RolledBack
+    family.child.hurry()
+    family.reactor.turn(times=9)
+    assert "confirm" not in family.rules.heard
+
+
 @pytest.mark.parametrize("ends", ["close", "garbled", "killed", "reaped"])
 def test_a_child_whose_end_is_waited_for_is_not_confirmed(family, ends):
     """

@@ -135,6 +135,13 @@ class Generation:
         if self._pidFile is not None:
             self._pidFile.prepare()
 
+    def hurry(self) -> None:
+        """
+        Have it decided now whether the child serves for good: C{confirm} follows, if
+        it lives, and its last answer was good.
+        """
+        self._child.hurry()
+
     def leave(self) -> None:
         """
         Tidy up, after everything has been stopped.

@@ -147,6 +147,12 @@ class Child:
             self._reactor, terms, self._lifecycle.confirm, self._answers.rollback
         )
 
+    def hurry(self) -> None:
+        """
+        Have it decided now whether it serves for good.
+        """
+        self._ending.hurry()
+
     def withdraw(self, why: Exception | None) -> None:
         """
         Tell it to stop accepting, and to stand by.
