@@ -106,7 +106,7 @@ class Probation:
         check: Any = self._check
         self._asked = maybeDeferred(check)
         clock: Any = self._reactor
-        self._asked.addTimeout(CHECK_TIMEOUT, clock)
+        self._asked.addTimeout(CHECK_TIMEOUT, clock, _late)
         self._asked.addCallbacks(self._isWell, self._isNotWell)
 
     def _isWell(self, answer: object) -> None:
@@ -141,3 +141,10 @@ class Probation:
     def _decide(self, decision: Callable[..., object], *why: str) -> None:
         self.stop()
         decision(*why)
+
+
+def _late(result: object, seconds: float) -> None:
+    """
+    @raise TimeoutError: always, with words that an operator understands.
+    """
+    raise TimeoutError(f"no answer within {seconds:g} seconds")
