@@ -342,6 +342,8 @@ def test_credentials_are_not_taken_for_descriptors():
         parent = receiveManifest(theirs, DEADLINE)
         assert parent.descriptors == []
         os.close(parent._stderr)
+        # It has a descriptor by which its process is known.
+        del parent
 
 
 @pytest.mark.parametrize("pid", [0, -1, -77, 2**70])
@@ -362,7 +364,7 @@ def test_a_child_cannot_have_others_ended_by_the_number_that_it_greets_with(pid,
     child = Child(MemoryReactorClock(), SimpleNamespace())
     child._process.makeConnection(SimpleNamespace(pid=77, signalProcess=signalled.append))
     child._answers.messageReceived(Hello(pid))
-    child.end()
+    child.end(None)
     assert signalled[-1] == "TERM"
     assert killed == []
 
@@ -379,7 +381,7 @@ def test_a_child_that_may_not_be_signalled_is_given_up_all_the_same():
     clock = MemoryReactorClock()
     child = Child(clock, SimpleNamespace(childFailed=failed.append))
     child._process.makeConnection(SimpleNamespace(pid=77, signalProcess=signalProcess))
-    child.end()
+    child.end(None)
     clock.pump([0.1] * 200)
     (error,) = failed
     assert isinstance(error, ChildExited)
@@ -751,7 +753,8 @@ def test_a_foreign_pid_file_in_a_shared_directory_is_left_to_its_owner(shared, n
         if name == "twistd.pid.new":
             with pytest.raises(PidFileError, match="Operation not permitted"):
                 pidFile.prepare()
-        pidFile.take()
+        with pytest.raises(PidFileError, match="Operation not permitted"):
+            pidFile.take()
         pidFile.remove()
         removeStale(path)
     assert {key: value for key, value in contents(shared).items() if str(key) == name} == before
@@ -771,7 +774,8 @@ def test_a_pid_file_in_a_directory_of_somebody_else_is_an_error(shared, mode):
         pidFile = PidFile(str(shared / "twistd.pid"))
         with pytest.raises(PidFileError, match="Make its directory writable"):
             pidFile.prepare()
-        pidFile.take()
+        with pytest.raises(PidFileError, match="Make its directory writable"):
+            pidFile.take()
         pidFile.remove()
         removeStale(pidFile.path)
     assert contents(shared) == before
