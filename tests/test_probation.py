@@ -29,6 +29,7 @@ from txtableflip._handover.probation import (
 )
 from txtableflip._launch.healthcheck import HealthCommand, Unwell
 from txtableflip.testing._service import isAlive
+from txtableflip.upgrader import makeTerms
 
 TURNS = 3
 """
@@ -499,3 +500,35 @@ def test_the_descriptor_is_closed_with_its_object():
     del found
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -- what an application may ask for
+
+
+@pytest.mark.parametrize("seconds", [-1, -0.001, float("inf"), float("nan")])
+def test_a_probation_is_a_number_of_seconds(seconds):
+    """
+    Not a negative one, and one that has an end.
+    """
+    with pytest.raises(ValueError, match="probation must be a number of seconds"):
+        makeTerms(reactor, seconds, None)
+
+
+@pytest.mark.parametrize(
+    "check", [[], "curl localhost", [1], ["curl", None], ["/no/such/program"]]
+)
+def test_a_health_check_is_a_function_or_a_program_with_its_arguments(check):
+    """
+    Anything else is an error at once, and not when a child is on probation.
+    """
+    with pytest.raises(ValueError, match=r"must be a list of strings|is not a program"):
+        makeTerms(reactor, 1, check)
+
+
+def test_the_terms_are_what_was_asked_for():
+    """
+    No probation is one of 0 seconds.
+    """
+    assert makeTerms(reactor, 0, None) == Terms(0.0, None)
+    assert makeTerms(reactor, 2.5, good) == Terms(2.5, good)
+    assert makeTerms(reactor, 2.5, [sys.executable]).check is not None
