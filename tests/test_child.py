@@ -5,9 +5,12 @@ What a parent makes of what its child says, and of how it ends.
 import os
 import signal
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+from processes import DEADLINE
 from reactors import Turns
 from twisted.internet.error import ConnectionDone, ProcessDone, ProcessTerminated
 from twisted.python.failure import Failure
@@ -417,6 +420,35 @@ def test_a_child_that_was_aborted_and_says_nothing_is_killed(family):
     assert family.signals == ["TERM", "KILL"]
     family.end(number=9)
     assert type(family.error) is ChildExited
+
+
+# -- behind a wrapper
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("isReaped", [False, True])
+@pytest.mark.parametrize("isReady", [False, True])
+def test_a_child_behind_a_wrapper_does_not_outlive_its_channel(family, isReady, isReaped):
+    """
+    It may accept still: it is ended before the old process serves again, whatever
+    became of what had started it.
+    """
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as real:
+        family.say(Hello(real.pid))
+        if isReady:
+            family.say(Ready())
+            family.child.commit(9.0)
+            family.say(Serving())
+        family.close()
+        if isReaped:
+            family.end(status=0)
+        family.reactor.turn(0.1, times=200)
+        assert "TERM" in family.signals
+        assert real.wait(DEADLINE) < 0
+        if not isReaped:
+            family.end(number=signal.SIGTERM)
+        family.reactor.turn(0.1, times=400)
+        assert type(family.error) is ChildProtocolError
 
 
 # -- final

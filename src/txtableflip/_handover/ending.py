@@ -139,9 +139,9 @@ class Ending:
         """
         The process that was started has ended.
         """
-        if self._isLost:
+        if self._isLost and not self._outlives:
             self._finish()
-        elif self._greeted is not None and self._greeted.pid == self._process.pid:
+        elif self._greeted is not None and self._wrapped is None:
             # It was no wrapper.  What it said last is still on the channel.
             self._awaitExit(STATUS_TIMEOUT)
 
@@ -201,7 +201,7 @@ class Ending:
             self._finish()
         elif seconds > 0:
             self._deadline.after(_REAP_INTERVAL, self._awaitExit, seconds - _REAP_INTERVAL)
-        elif self._process.isReaped or self._isKilled:
+        elif self._isKilled or (self._process.isReaped and not self._outlives):
             self._finish()
         elif self._verdict is None:
             self.giveUp(ChildProtocolError, "closed the upgrade channel but kept running")
@@ -215,7 +215,22 @@ class Ending:
         """
         if self.phase in _ALONE and self._greeted is not None and self._greeted.hasEnded:
             return True
-        return self._process.hasEnded
+        return self._process.hasEnded and not self._outlives
+
+    @property
+    def _wrapped(self) -> Pidfd | None:
+        """
+        The process that greeted us, if it is not the one that we have started.
+        """
+        greeted = self._greeted
+        return None if greeted is None or greeted.pid == self._process.pid else greeted
+
+    @property
+    def _outlives(self) -> bool:
+        """
+        Whether the child is known to live, whatever became of a wrapper.
+        """
+        return self._wrapped is not None and self._wrapped.hasEnded is False
 
     def _signal(self, name: str) -> None:
         """
@@ -223,10 +238,14 @@ class Ending:
         wrapper stands between.
         """
         self._process.signal(name)
-        child = self._greeted
-        if child is not None and child.pid != self._process.pid and not self._isLost:
-            with suppress(ProcessLookupError, PermissionError, OverflowError):
-                os.kill(child.pid, getattr(signal, f"SIG{name}"))
+        child, number = self._wrapped, getattr(signal, f"SIG{name}")
+        if child is None:
+            return
+        with suppress(ProcessLookupError, PermissionError, OverflowError):
+            if child.hasEnded is not None:
+                child.send(number)
+            elif not self._isLost:
+                os.kill(child.pid, number)
 
     def _finish(self) -> None:
         """
