@@ -134,7 +134,8 @@ class Child:
         self._isHandedBack = self._answers.isWithdrawn
         self._answers.isWithdrawn = False
         self._ending.phase = "commit"
-        self._killAfter(COMMIT_TIMEOUT, "was ready, and then did not serve")
+        late = f"was ready, and then did not serve within {COMMIT_TIMEOUT:g} seconds"
+        self._deadline.after(COMMIT_TIMEOUT, self._ending.kill, ChildTimedOut, late)
         self._channel.send(Commit(probation))
 
     def watch(self, terms: Terms) -> None:
@@ -161,7 +162,8 @@ class Child:
         self._ending.stopWatching()
         self._ending.judge(*_reason(why))
         if self._answers.can(PROBATION):
-            self._killAfter(WITHDRAW_TIMEOUT, "was withdrawn, and did not stand by")
+            late = f"was withdrawn, and did not stand by within {WITHDRAW_TIMEOUT:g} seconds"
+            self._deadline.after(WITHDRAW_TIMEOUT, self._ending.kill, ChildTimedOut, late)
             self._channel.send(Withdraw(str(why)))
         else:
             self.kill(why)
@@ -214,10 +216,6 @@ class Child:
         """
         if self.isFinal:
             self._channel.keepOpenUntilExit()
-
-    def _killAfter(self, seconds: float, what: str) -> None:
-        whole = f"{what} within {seconds:g} seconds"
-        self._deadline.after(seconds, self._ending.kill, ChildTimedOut, whole)
 
     def _exited(self) -> None:
         # One that is final is known by its channel.
