@@ -17,19 +17,17 @@ BLOCK = re.compile(r"```mermaid\n.*?```\n", re.DOTALL)
 def diagram():
     """
     @return: the diagram, in the language that GitHub draws (mermaid): what
-        changes the state, and nothing of what does not.
+        changes the state, and nothing of what does not, or ends it at once.
     """
     labels = defaultdict(list)
-    for before, what, after, _ in _lifecycle.machine.__automat_automaton__.allTransitions():
-        if before.name != after.name:
-            labels[before.name, after.name].append(what)
+    for before, rows in _lifecycle.TABLE.items():
+        for what, (after, _) in rows.items():
+            if after != before and (after != "Stopped" or before == "EndingChild"):
+                labels[before, after].append(what)
     lines = ["[*] --> Initialising: first generation"]
     lines.append("[*] --> InitialisingBesideParent: started in an upgrade")
-    order = list(_lifecycle.STATES)
-    for (before, after), inputs in sorted(
-        labels.items(), key=lambda item: [order.index(name) for name in item[0]]
-    ):
-        lines.append(f"{before} --> {after}: {', '.join(sorted(inputs))}")
+    for (before, after), inputs in labels.items():
+        lines.append(f"{before} --> {after}: {', '.join(inputs)}")
     drawn = "\n".join(f"    {line}" for line in lines)
     return f"```mermaid\nstateDiagram-v2\n{drawn}\n```\n"
 

@@ -11,6 +11,7 @@ from txtableflip._handover.messages import (
     SPEAKS,
     Abort,
     Commit,
+    Confirm,
     Hello,
     Manifest,
     Range,
@@ -18,6 +19,8 @@ from txtableflip._handover.messages import (
     Redeploy,
     Refused,
     Serving,
+    Stopping,
+    Withdraw,
 )
 
 integers = st.integers(-(2**70), 2**70)
@@ -56,7 +59,9 @@ messages = st.one_of(
     st.builds(Hello, integers, st.just(SPEAKS.newest), ranges, names),
     st.builds(Refused, texts),
     st.builds(Abort, texts),
-    *map(st.just, (Ready(), Commit(), Serving(), Redeploy())),
+    st.builds(Withdraw, texts),
+    st.builds(Commit, times),
+    *map(st.just, (Ready(), Serving(), Confirm(), Stopping(), Redeploy())),
 )
 
 JSON = st.recursive(

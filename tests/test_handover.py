@@ -31,6 +31,7 @@ from txtableflip._handover.manifest import Entry, Identity, Key, UnknownEntry
 from txtableflip._handover.messages import (
     SPEAKS,
     Abort,
+    Commit,
     Hello,
     Manifest,
     Range,
@@ -38,6 +39,7 @@ from txtableflip._handover.messages import (
     Redeploy,
     Refused,
     Serving,
+    Withdraw,
     agree,
     decode,
     encode,
@@ -268,17 +270,17 @@ def test_a_message_has_a_name(name):
 
 FIELDS = [
     *((MANIFEST, name) for name in ("generation", "upgradeTimeout", "pidFile", "entries")),
-    *((MANIFEST, name) for name in ("speaks", "message")),
-    *((Hello(7), name) for name in ("pid", "version", "speaks")),
-    *((message, "reason") for message in (Refused("x"), Abort("x"))),
+    *((MANIFEST, name) for name in ("speaks", "can", "message")),
+    *((Hello(7), name) for name in ("pid", "version", "speaks", "can")),
+    *((message, "reason") for message in (Refused("x"), Abort("x"), Withdraw("x"))),
 ]
 
 
 @pytest.mark.parametrize(("message", "field"), FIELDS)
 def test_a_field_without_a_default_is_needed(message, field):
     """
-    What version 1 has, each version has; and nobody is taken to speak what he
-    does not say.
+    What version 1 has, each version has; and nobody is taken to speak, or to be
+    able to do, what he does not say.
     """
     assert field in refusal(without(field, message))
 
@@ -297,8 +299,8 @@ def test_a_field_that_is_absent_has_its_default():
     """
     What may have been added since the first version need not be there.
     """
-    assert decoded(without("stderr")) == decoded(without("can")) == MANIFEST
-    assert decoded(without("can", Hello(7))) == Hello(7)
+    assert decoded(without("stderr")) == MANIFEST
+    assert decoded(without("probation", Commit(7.5))) == Commit(0.0)
     values = valuesOf(MANIFEST)
     for name in ("path", "backlog", "mode"):
         del values["entries"][0][name]
@@ -685,7 +687,7 @@ def test_the_wire_is_a_length_and_a_frame():
     Another version must find the version: this does not change with it.
     """
     content = b'{"message":"Hello","pid":7,"version":1,"speaks":[1,1],"can":[]}\n'
-    assert sent(Hello(7)) == b"\0\0\0\x40" + content
+    assert sent(Hello(7, can=())) == b"\0\0\0\x40" + content
 
 
 def test_what_is_said_leaves_at_once():

@@ -10,9 +10,13 @@ import stat
 import pytest
 from processes import deadProcess
 from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
 
 from txtableflip._draining.connections import Connections
+from txtableflip._generation import PID_FILE_INTERVAL, Generation
 from txtableflip._handover.manifest import Identity, Key
+from txtableflip._journal import ProcessLogger
+from txtableflip._launch.command import successorCommand
 from txtableflip._launch.pidfile import PidFile
 from txtableflip._sockets import unixpaths
 from txtableflip._sockets.inventory import Descriptor, HeldDescriptor, Inventory, identify
@@ -529,8 +533,62 @@ def test_a_pid_file_that_cannot_be_written_is_a_named_error(tmp_path):
     pidFile = PidFile(str(tmp_path / "file" / "twistd.pid"))
     with pytest.raises(PidFileError, match="directory writable"):
         pidFile.prepare()
-    pidFile.take()
+    with pytest.raises(PidFileError, match="directory writable"):
+        pidFile.take()
     pidFile.remove()
+
+
+def test_a_pid_file_is_taken_by_whoever_serves_and_again(tmp_path):
+    """
+    To take it twice is to take it once; what another process has taken meanwhile is
+    taken back; and what could not be taken, when it can.
+    """
+    path = tmp_path / "twistd.pid"
+    pidFile = PidFile(str(path))
+    pidFile.prepare()
+    pidFile.prepare()
+    pidFile.take()
+    ours = path.stat().st_ino
+    pidFile.take()
+    assert path.stat().st_ino == ours
+    path.write_text("1")
+    pidFile.take()
+    assert path.read_text() == str(os.getpid())
+    path.unlink()
+    path.mkdir()
+    for _ in range(2):
+        with pytest.raises(PidFileError, match="Is a directory"):
+            pidFile.take()
+    path.rmdir()
+    pidFile.take()
+    assert path.read_text() == str(os.getpid())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_that_serves_insists_on_its_pid_file(tmp_path, monkeypatch):
+    """
+    What cannot be written is tried again each second, as long as it accepts, and
+    keeps nobody from being served.
+    """
+    path = tmp_path / "twistd.pid"
+    path.mkdir()
+    monkeypatch.setattr(ProcessLogger, "generation", 1)
+    clock = MemoryReactorClock()
+    serving = Generation(clock, None, 60.0, str(path), successorCommand)
+    serving.insistOnPidFile()
+    clock.pump([PID_FILE_INTERVAL] * 5)
+    assert len(clock.getDelayedCalls()) == 1
+    path.rmdir()
+    clock.pump([PID_FILE_INTERVAL, 0, 0])
+    assert path.read_text() == str(os.getpid())
+    assert clock.getDelayedCalls() == []
+    path.unlink()
+    path.mkdir()
+    serving.insistOnPidFile()
+    serving.park()
+    assert clock.getDelayedCalls() == []
+    serving.leave()
+    assert path.is_dir()
 
 
 def test_a_pid_file_is_removed_by_the_process_it_names_only(tmp_path):

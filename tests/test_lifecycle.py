@@ -1,7 +1,9 @@
 """
-The rules: every input in every state, and the stories that they are for.
+The rules: the form of the table, each of its steps raising, and the stories that it
+is for.
 """
 
+import inspect
 from inspect import getmembers, isfunction
 
 import pytest
@@ -9,50 +11,73 @@ from automat import NoTransition
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from txtableflip._lifecycle import STATES, Core, Lifecycle, Steps, begin, machine
+from txtableflip._lifecycle import INPUTS, STATES, TABLE, Lifecycle, begin
+from txtableflip._steps import Core, Step, Steps, leave
 from txtableflip.errors import (
     Abandoned,
     AlreadyUpgraded,
     ChildExited,
+    ChildNotStarted,
     NotReady,
-    ParentStillRunning,
+    OnProbation,
     ParentTimedOut,
     PidFileError,
+    RolledBack,
     Stopping,
     UpgradeInProgress,
 )
 
+STEPS = [name for name, _ in getmembers(Steps, isfunction) if name[0] != "_"]
+ERRORS = {
+    "initialisationFailed": PidFileError("it cannot be written"),
+    "rollback": RolledBack("was not wanted", phase="probation"),
+    "parentAborted": Abandoned("it was too slow"),
+    "parentTimedOut": ParentTimedOut("no answer"),
+    "childReady": RolledBack("failed its health check", phase="probation"),
+    "childFailed": ChildExited("exited", phase="initialise"),
+    "quit": OSError("it raised"),
+    "handBack": OSError("it raised"),
+    "fail": OSError("it raised"),
+}
+"""
+What an input comes with, if it says why.
+"""
 
-def methodsOf(protocol):
-    """
-    Return the names of what a Protocol asks for.
-    """
-    return [name for name, _ in getmembers(protocol, isfunction) if name[0] != "_"]
-
-
-INPUTS = methodsOf(Lifecycle)
+ALONE = "Initialising"
+BESIDE = "InitialisingBesideParent"
 
 
 class Process:
     """
-    A process whose steps and outcomes are written down, in order, and do
-    nothing.
+    A process whose steps and outcomes are written down, in order, and do nothing;
+    or raise.
 
-    @ivar reasons: what was said with C{sayRefused}.
+    @ivar log: what happened.
+    @ivar said: what steps were given to pass on, and why outcomes failed.
+    @ivar callers: how many have asked for an upgrade.
+    @ivar raising: the names of steps that raise.
     """
 
-    def __init__(self, state, *, wanted=False):
+    def __init__(self, state, raising=()):
         self.log = []
-        self.reasons = []
-        self.core = Core(self, wanted=wanted)
-        for name in ("isReady", "isExiting", "parentIsGone"):
-            self._note(name, getattr(self.core, name).wait())
-        self.lifecycle = machine(self.core, STATES[state])
+        self.said = []
+        self.callers = 0
+        self.raising = raising
+        self.core = Core(self)
+        for name in ("isReady", "isFinal", "isExiting"):
+            self.note(name, getattr(self.core, name).wait())
+        self.lifecycle = begin(self.core, state)
 
-    def _note(self, name, deferred):
+    def note(self, name, deferred):
+        """
+        Write down the outcome of a Deferred.
+        """
+
         def write(outcome):
             failed = isinstance(outcome, Failure)
             self.log.append(f"{name} fails: {outcome.type.__name__}" if failed else name)
+            if failed:
+                self.said.append(outcome.value)
 
         deferred.addBoth(write)
 
@@ -61,512 +86,620 @@ class Process:
         """
         The name of the state that the rules are in.
         """
-        return self.lifecycle.__automat_transitioner__._state.name
+        assert self.core.state == self.lifecycle.__automat_transitioner__._state.name
+        return self.core.state
 
     def tell(self, *inputs):
         """
-        Give inputs, and return what follows: steps, outcomes and what is
-        remembered, in order.
+        Give inputs, and return what follows: steps and outcomes, in order.
         """
-        before, wanted = len(self.log), self.core.wanted
+        before = len(self.log)
         for name in inputs:
-            getattr(self.lifecycle, name)(*self._arguments(name))
-        if self.core.wanted and not wanted:
-            self.log.append("wanted")
+            # In the real one, nothing comes after this.
+            if "die" not in self.log:
+                getattr(self.lifecycle, name)(*self._arguments(name))
         return self.log[before:]
 
     def _arguments(self, name):
         if name == "upgrade":
             result = Deferred()
-            self._note("result", result)
+            self.callers += 1
+            self.note("result", result)
             return [result]
-        return {
-            "initialisationFailed": [PidFileError("it cannot be written")],
-            "parentAborted": ["it was too slow"],
-            "stepFailed": [OSError("it raised")],
-            "childFailed": [ChildExited("exited", phase="initialise")],
-        }.get(name, [])
+        if name == "childReady" and self.state != "Withdrawing":
+            return []
+        return [ERRORS[name]] if name in ERRORS else []
+
+    def told(self, name):
+        """
+        Return how often somebody who waits for something was told.
+        """
+        return [what.partition(" ")[0] for what in self.log].count(name)
 
 
 def _writer(name):
     def write(self, *arguments):
         self.log.append(name)
-        self.reasons.extend(arguments)
+        self.said.extend(arguments)
+        if name in self.raising:
+            raise OSError(f"{name} raised")
 
     return write
 
 
-for _name in methodsOf(Steps):
+for _name in STEPS:
     setattr(Process, _name, _writer(_name))
 
 
-def begun(state, *, wanted=False):
+WAYS = {
+    "Initialising": (ALONE, []),
+    "InitialisingBesideParent": (BESIDE, []),
+    "AwaitingCommit": (BESIDE, ["ready"]),
+    "OnProbation": (BESIDE, ["ready", "parentCommitted"]),
+    "Serving": (ALONE, ["ready"]),
+    "Upgrading": (ALONE, ["ready", "upgrade"]),
+    "Committing": (ALONE, ["ready", "upgrade", "childReady"]),
+    "Watching": (ALONE, ["ready", "upgrade", "childReady", "childServing"]),
+    "Withdrawing": (ALONE, ["ready", "upgrade", "childReady", "childServing", "rollback"]),
+    "EndingChild": (ALONE, ["ready", "upgrade", "stop"]),
+    "Replaced": (ALONE, ["ready", "upgrade", "childReady", "childServing", "confirm"]),
+    "Stopped": (ALONE, ["stop"]),
+}
+"""
+How a process comes into each state.
+"""
+
+
+def process(state, *, wanted=False):
     """
-    Make a process in a state, with an upgrade somebody waits for in the states
-    that have one.
+    Make a process that has come into a state.
     """
-    process = Process(state, wanted=wanted)
-    if state in ("Upgrading", "Committing"):
-        process.core.result = process._arguments("upgrade")[0]
-    return process
+    first, inputs = WAYS[state]
+    made = Process(first)
+    made.tell(*inputs)
+    assert made.state == state
+    made.core.wanted = wanted
+    return made
 
 
 # -- the table
 
-TABLE = {
-    "Initialising": {
-        "ready": ("Serving", ["accept", "takePidFile", "settle", "isReady", "parentIsGone"]),
-        "initialisationFailed": ("Initialising", ["isReady fails: PidFileError"]),
-        "upgrade": ("Initialising", ["result fails: NotReady"]),
-        "redeploy": ("Initialising", ["wanted"]),
-        "stop": ("Stopped", ["isReady fails: Stopping", "isExiting"]),
-    },
-    "InitialisingBesideParent": {
-        "ready": ("AwaitingCommit", ["sayReady"]),
-        "initialisationFailed": (
-            "Stopped",
-            ["sayRefused", "isReady fails: PidFileError", "isExiting"],
-        ),
-        "upgrade": ("InitialisingBesideParent", ["result fails: NotReady"]),
-        "redeploy": ("InitialisingBesideParent", ["wanted"]),
-        "stop": ("Stopped", ["sayRefused", "isReady fails: Stopping", "isExiting"]),
-        "parentAborted": ("Stopped", ["isReady fails: Abandoned", "isExiting"]),
-        "parentExited": ("Initialising", ["parentIsGone"]),
-    },
-    "AwaitingCommit": {
-        "upgrade": ("AwaitingCommit", ["result fails: NotReady"]),
-        "redeploy": ("AwaitingCommit", ["wanted"]),
-        "stop": ("Stopped", ["sayRefused", "isReady fails: Stopping", "isExiting"]),
-        "parentCommitted": (
-            "ServingBesideParent",
-            ["accept", "takePidFile", "sayServing", "settle", "isReady"],
-        ),
-        "parentAborted": ("Stopped", ["isReady fails: Abandoned", "isExiting"]),
-        "parentExited": (
-            "Serving",
-            ["accept", "takePidFile", "settle", "isReady", "parentIsGone"],
-        ),
-        "stepFailed": ("Stopped", ["sayRefused", "isReady fails: OSError", "isExiting"]),
-        "parentTimedOut": (
-            "Stopped",
-            ["sayRefused", "isReady fails: ParentTimedOut", "isExiting"],
-        ),
-    },
-    "ServingBesideParent": {
-        "upgrade": ("ServingBesideParent", ["result fails: ParentStillRunning"]),
-        "redeploy": ("ServingBesideParent", ["wanted"]),
-        "stop": ("Stopped", ["isReady fails: Stopping", "isExiting"]),
-        "parentExited": ("Serving", ["parentIsGone"]),
-        "stepFailed": (
-            "Stopped",
-            ["park", "sayRefused", "isReady fails: OSError", "isExiting"],
-        ),
-    },
-    "Serving": {
-        "stepFailed": ("Stopped", ["park", "isReady fails: OSError", "isExiting"]),
-        "upgrade": ("Upgrading", ["startChild"]),
-        "redeploy": ("Upgrading", ["startChild"]),
-        "stop": ("Stopped", ["isReady fails: Stopping", "isExiting"]),
-    },
-    "Upgrading": {
-        "upgrade": ("Upgrading", ["result fails: UpgradeInProgress"]),
-        "redeploy": ("Upgrading", ["wanted"]),
-        "stop": ("EndingChild", ["result fails: Stopping", "endChild"]),
-        "childReady": ("Committing", ["park", "commitChild"]),
-        "childFailed": ("Serving", ["accept", "takePidFile", "result fails: ChildExited"]),
-    },
-    "Committing": {
-        "upgrade": ("Committing", ["result fails: UpgradeInProgress"]),
-        "redeploy": ("Committing", ["wanted"]),
-        "stop": ("EndingChild", ["result fails: Stopping", "endChild"]),
-        "stepFailed": ("Committing", ["killChild"]),
-        "childServing": ("Upgraded", ["result", "isExiting"]),
-        "childFailed": ("Serving", ["accept", "takePidFile", "result fails: ChildExited"]),
-    },
-    "Upgraded": {
-        "upgrade": ("Upgraded", ["result fails: AlreadyUpgraded"]),
-        "redeploy": ("Upgraded", ["forwardRedeploy"]),
-    },
-    "EndingChild": {
-        "stepFailed": ("EndingChild", ["killChild"]),
-        "upgrade": ("EndingChild", ["result fails: Stopping"]),
-        "childFailed": ("Stopped", ["isReady fails: Stopping", "isExiting"]),
-    },
-    "Stopped": {
-        "stepFailed": ("Stopped", ["die"]),
-        "upgrade": ("Stopped", ["result fails: Stopping"]),
-        "ready": ("Stopped", ["isReady fails: Stopping"]),
-    },
+ROWS = [(state, name) for state, rows in TABLE.items() for name in rows]
+
+
+def test_the_table_speaks_of_states_inputs_and_steps_that_there_are():
+    """
+    Each next state has rows of its own, each input is one of the rules', and what
+    follows from a step that raises is an input that is listed in the state that the
+    process is in by then, or a step.
+    """
+    assert TABLE.keys() == STATES.keys() == WAYS.keys()
+    for state, rows in TABLE.items():
+        assert rows.keys() <= set(INPUTS)
+        for name, (after, steps) in rows.items():
+            assert after in TABLE
+            for step in steps:
+                assert isinstance(step, Step)
+                assert (
+                    step.failed is None
+                    or isinstance(step.failed, Step)
+                    or step.failed in TABLE[after]
+                ), f"{state}.{name}"
+
+
+def test_each_input_is_listed_somewhere_and_each_step_done():
+    """
+    There is nothing that can happen and never matters, and nothing that could be
+    done and never is.
+    """
+    assert {name for _, name in ROWS} == set(INPUTS)
+    done = {step for state, name in ROWS for step in followed(state, name)}
+    # What stands in the place of another step.
+    assert {*STEPS} - done == {"die", "killChild"}
+
+
+def followed(state, name, *, wanted=False):
+    """
+    Return what an input has done in a state.
+    """
+    return process(state, wanted=wanted).tell(name)
+
+
+@pytest.mark.parametrize("state", TABLE)
+def test_what_is_not_listed_changes_nothing(state):
+    """
+    Whatever happens, in whichever state, the rules know of it; and if the table does
+    not, it has no effect.
+    """
+    for name in INPUTS:
+        found = process(state)
+        before = len(found.log), found.core.wanted, found.core.result
+        try:
+            found.tell(name)
+        except NoTransition:
+            pytest.fail(f"{name} cannot happen in {state}")
+        if name not in TABLE[state]:
+            assert found.state == state
+            assert (len(found.log), found.core.wanted, found.core.result) == before
+
+
+@pytest.mark.parametrize(("state", "name"), ROWS)
+def test_what_is_listed_leads_to_the_next_state(state, name):
+    """
+    If nothing raises, and no redeploy is remembered, the state is the one of the
+    table.
+    """
+    found = process(state)
+    found.tell(name)
+    assert found.state == TABLE[state][name][0]
+
+
+def test_every_way_to_stopped_ends_with_telling_everybody():
+    """
+    No process stops without that whoever waits for it hears so, when all is done.
+    """
+    ways = [
+        steps
+        for state, rows in TABLE.items()
+        for after, steps in rows.values()
+        if after == "Stopped" != state
+    ]
+    assert len(ways) > 10
+    for steps in ways:
+        assert steps[-1] == leave
+
+
+def test_each_input_that_brings_an_error_is_known_to_these_tests():
+    """
+    So each is looked at below.
+    """
+    brings = {
+        name
+        for name in INPUTS
+        if "error" in inspect.signature(getattr(Lifecycle, name)).parameters
+    }
+    assert brings == ERRORS.keys()
+
+
+@pytest.mark.parametrize(("state", "name"), [row for row in ROWS if row[1] in ERRORS])
+def test_an_error_is_passed_on(state, name):
+    """
+    What has come with an input is what steps are told, and who waits; or its words.
+    """
+    found = process(state)
+    found.said.clear()
+    found.tell(name)
+    for what in found.said:
+        words = getattr(ERRORS[name], "what", str(ERRORS[name]))
+        assert what is ERRORS[name] or what == words
+
+
+def test_what_an_error_without_words_is_called():
+    """
+    The peer is told the name of an error, if that is all that there is.
+    """
+    child = Process(BESIDE)
+    child.lifecycle.initialisationFailed(KeyError())
+    assert child.said[0] == "KeyError()"
+
+
+REFUSALS = {
+    "Initialising": NotReady,
+    "InitialisingBesideParent": NotReady,
+    "AwaitingCommit": NotReady,
+    "OnProbation": OnProbation,
+    "Upgrading": UpgradeInProgress,
+    "Committing": UpgradeInProgress,
+    "Watching": UpgradeInProgress,
+    "Withdrawing": UpgradeInProgress,
+    "EndingChild": Stopping,
+    "Replaced": AlreadyUpgraded,
+    "Stopped": Stopping,
 }
-"""
-What each input does in each state: the next state, and what follows in order.
-The occasions of such a process are all still to come.  What is not here changes
-nothing and has nothing done.
-"""
-
-WHEN_WANTED = {
-    ("Initialising", "ready"): (
-        "Upgrading",
-        ["accept", "takePidFile", "settle", "isReady", "parentIsGone", "startChild"],
-    ),
-    ("AwaitingCommit", "parentExited"): (
-        "Upgrading",
-        ["accept", "takePidFile", "settle", "isReady", "parentIsGone", "startChild"],
-    ),
-    ("ServingBesideParent", "parentExited"): ("Upgrading", ["parentIsGone", "startChild"]),
-    ("Upgrading", "childFailed"): (
-        "Upgrading",
-        ["accept", "takePidFile", "result fails: ChildExited", "startChild"],
-    ),
-    ("Committing", "childFailed"): (
-        "Upgrading",
-        ["accept", "takePidFile", "result fails: ChildExited", "startChild"],
-    ),
-    ("Committing", "childServing"): ("Upgraded", ["result", "forwardRedeploy", "isExiting"]),
-}
-"""
-Where a redeploy that is remembered makes a difference.
-"""
-
-PAIRS = [(state, name) for state in STATES for name in INPUTS]
 
 
-def test_the_table_names_every_state_and_no_input_that_there_is_not():
+@pytest.mark.parametrize("state", TABLE)
+def test_a_refusal_has_a_name_and_a_message(state):
     """
-    The table of this test is about the states and inputs that there are.
+    Where no upgrade may begin, the caller hears why at once, in a class and in
+    words; and the upgrade that runs goes on unharmed.
     """
-    assert TABLE.keys() == STATES.keys()
-    assert {name for row in TABLE.values() for name in row} <= set(INPUTS)
-    assert len(INPUTS) == 13
+    if state == "Serving":
+        assert state not in REFUSALS
+        return
+    found = process(state)
+    running, result, failures = found.core.result, Deferred(), []
+    found.lifecycle.upgrade(result.addErrback(failures.append))
+    assert failures[0].type is REFUSALS[state]
+    assert failures[0].getErrorMessage()
+    assert found.core.result is running
+    assert found.state == state
 
 
-@pytest.mark.parametrize(("state", "name"), PAIRS)
-def test_every_input_in_every_state(state, name):
+def test_an_obstacle_is_the_reason_of_a_refusal():
     """
-    An input leads to the state, the steps and the outcomes of the table, and
-    to none if it is not listed there.
+    What keeps a process from ever being upgraded is what a caller hears, and a
+    redeploy is not remembered.
     """
-    process = begun(state)
-    try:
-        followed = process.tell(name)
-    except NoTransition:
-        pytest.fail(f"{name} cannot happen in {state}")
-    assert (process.state, followed) == TABLE[state].get(name, (state, []))
+    first = Process(ALONE)
+    first.core.obstacle = "a port is missing"
+    failures = []
+    first.lifecycle.upgrade(Deferred().addErrback(failures.append))
+    assert failures[0].type is NotReady
+    assert failures[0].getErrorMessage() == "a port is missing"
+    assert first.tell("redeploy", "told") == []
+    assert not first.core.wanted
+    assert "startChild" not in first.tell("ready")
 
 
-@pytest.mark.parametrize(("state", "name"), PAIRS)
-def test_every_input_in_every_state_while_a_redeploy_is_remembered(state, name):
-    """
-    A remembered redeploy is acted on as soon as it may be, once, and makes no
-    other difference.
-    """
-    process = begun(state, wanted=True)
-    followed = process.tell(name)
-    after, expected = TABLE[state].get(name, (state, []))
-    expected = [what for what in expected if what != "wanted"]
-    assert (process.state, followed) == WHEN_WANTED.get((state, name), (after, expected))
-    assert process.core.wanted == ("startChild" not in followed)
+# -- steps that raise
 
 
-def test_the_first_generation_initialises_alone_and_others_beside_a_parent():
+def faults(state, name, wanted):
     """
-    Where a process begins depends on whether it has a parent.
+    Yield each set of steps that may raise, one behind the other, when an input comes
+    in a state; with the process in which they did.
     """
-    for hasParent, step in ((False, "accept"), (True, "sayReady")):
-        process = Process("Stopped")
-        process.lifecycle = begin(process.core, hasParent=hasParent)
-        assert process.tell("ready")[0] == step
+    tried, sets = set(), [frozenset()]
+    while sets:
+        raising = sets.pop()
+        found = process(state, wanted=wanted)
+        found.raising = raising
+        done = found.tell(name)
+        if raising and raising <= {*done}:
+            yield raising, found
+        for step in done:
+            more = raising | {step}
+            if step in STEPS and len(more) <= 4 and more not in tried:
+                tried.add(more)
+                sets.append(more)
+
+
+def settle(found):
+    """
+    Give what may be needed still: the end of the child, and stop().
+    """
+    found.tell("childFailed", "stop", "childFailed")
+
+
+@pytest.mark.parametrize(("state", "name"), ROWS)
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("isForever", [False, True])
+def test_steps_that_raise_wedge_nothing(state, name, wanted, isForever):
+    """
+    Whichever steps raise, once or for ever, in whichever row: the process can be
+    stopped, and everybody who waits is told, once.
+    """
+    for raising, found in faults(state, name, wanted):
+        where = f"{sorted(raising)}: {found.log}"
+        if not isForever:
+            found.raising = ()
+        settle(found)
+        if "die" in found.log:
+            # Whoever waited has ended with it.
+            continue
+        assert found.state in ("Stopped", "Replaced"), where
+        for occasion in ("isReady", "isFinal", "isExiting"):
+            assert found.told(occasion) == 1, where
+        assert found.told("result") == found.callers, where
+
+
+def test_a_step_that_raises_is_replaced_by_what_follows_and_no_more_is_done():
+    """
+    If nothing follows, the rest goes on.
+    """
+    first = Process(ALONE, raising=["accept"])
+    assert first.tell("ready") == [
+        *("accept", "park", "exitWithFailure"),
+        *("isReady fails: OSError", "isFinal fails: OSError", "isExiting"),
+    ]
+    first = Process(ALONE, raising=["insistOnPidFile", "finalise"])
+    assert first.tell("ready") == SERVES
 
 
 # -- the stories
 
-
-def firstGeneration():
-    """
-    Make a process that serves and has no parent.
-    """
-    process = Process("Initialising")
-    process.tell("ready")
-    return process
+SERVES = ["accept", "insistOnPidFile", "finalise", "isReady", "isFinal"]
+RESUMES = ["accept", "insistOnPidFile"]
 
 
-def nextGeneration():
+def test_the_parents_side_of_an_upgrade_that_succeeds():
     """
-    Make a process that has taken over from a parent which still drains.
+    The parent parks before it commits, keeps its sockets while the child is on
+    probation, and leaves when that is final.
     """
-    process = Process("InitialisingBesideParent")
-    process.tell("ready", "parentCommitted")
-    return process
-
-
-def test_an_upgrade_that_succeeds():
-    """
-    The parent parks before it commits, and leaves when the child serves.
-    """
-    parent = firstGeneration()
+    parent = process("Serving")
     assert parent.tell("upgrade") == ["startChild"]
     assert parent.tell("childReady") == ["park", "commitChild"]
-    assert parent.tell("childServing") == ["result", "isExiting"]
-    assert parent.state == "Upgraded"
+    assert parent.tell("childServing") == ["watchChild"]
+    assert parent.tell("confirm") == ["confirmChild", "letGo", "result", "isExiting"]
+    assert parent.state == "Replaced"
+    assert parent.tell("stop", "rollback", "confirm", "childServing", "childStopping") == []
 
 
 def test_the_childs_side_of_an_upgrade_that_succeeds():
     """
-    The child accepts after Commit and not before, says so, and may be
-    upgraded in turn when the parent has exited.
+    The child accepts after Commit and not before, says so, does what cannot be undone
+    when that is final, and may be upgraded in turn.
     """
-    child = Process("InitialisingBesideParent")
+    child = Process(BESIDE)
     assert child.tell("ready") == ["sayReady"]
-    assert child.tell("parentCommitted") == [
-        "accept",
-        "takePidFile",
-        "sayServing",
-        "settle",
-        "isReady",
-    ]
-    assert child.tell("upgrade") == ["result fails: ParentStillRunning"]
-    assert child.tell("parentExited") == ["parentIsGone"]
+    assert child.tell("parentCommitted") == ["accept", "takePidFile", "sayServing", "isReady"]
+    assert child.tell("upgrade") == ["result fails: OnProbation"]
+    assert child.tell("parentConfirmed") == ["finalise", "isFinal"]
+    assert child.tell("parentExited", "parentTimedOut") == []
     assert child.tell("upgrade") == ["startChild"]
 
 
 def test_a_child_that_fails_before_ready_leaves_the_parent_serving():
     """
-    The parent never stopped serving; it makes sure that it is the one, and may
-    try again.
+    The parent never stopped serving, and may try again.
     """
-    parent = firstGeneration()
-    assert parent.tell("upgrade", "childFailed") == [
-        "startChild",
-        "accept",
-        "takePidFile",
-        "result fails: ChildExited",
-    ]
+    parent = process("Upgrading")
+    assert parent.tell("childFailed") == ["result fails: ChildExited"]
     assert parent.tell("upgrade") == ["startChild"]
 
 
-def test_a_child_that_fails_after_ready_has_the_parent_resume():
+@pytest.mark.parametrize("phase", ["Committing", "Watching", "Withdrawing"])
+def test_a_child_that_dies_when_nobody_else_accepts_has_the_parent_resume(phase):
     """
-    The parent un-parks before it tells anybody, and may try again.
+    The parent accepts, and has the pid file, before it tells anybody, and may try
+    again.
     """
-    parent = firstGeneration()
-    assert parent.tell("upgrade", "childReady", "childFailed") == [
-        "startChild",
-        "park",
-        "commitChild",
-        "accept",
-        "takePidFile",
-        "result fails: ChildExited",
-    ]
+    parent = process(phase)
+    assert parent.tell("childFailed") == [*RESUMES, "result fails: ChildExited"]
+    assert parent.tell("childFailed") == []
     assert parent.tell("redeploy") == ["startChild"]
 
 
-def test_a_caller_who_cancelled_does_not_disturb_the_upgrade():
+@pytest.mark.parametrize("phase", ["Committing", "Watching"])
+def test_a_roll_back_withdraws_the_child_before_the_parent_resumes(phase):
     """
-    The upgrade of a caller who has cancelled goes on, and its end is not told
-    to a Deferred that has fired already.
+    An operator, a health check, or the child's own wish: the parent serves when the
+    child stands by, and that one is told to leave after that.
     """
-    for outcome in ("childServing", "childFailed"):
-        parent = firstGeneration()
-        result = Deferred()
-        parent._note("result", result)
-        parent.lifecycle.upgrade(result)
-        result.cancel()
-        parent.tell("childReady", outcome)
-        assert parent.log.count("result fails: CancelledError") == 1
-        assert "result" not in parent.log
-
-
-def test_the_outcome_of_one_upgrade_is_not_told_twice():
-    """
-    An upgrade that an operator asked for has nobody waiting, whoever waited
-    for the one before.
-    """
-    parent = firstGeneration()
-    parent.tell("upgrade", "childFailed")
-    assert parent.tell("redeploy", "childReady", "childServing") == [
-        "startChild",
-        "park",
-        "commitChild",
-        "isExiting",
-    ]
-
-
-@pytest.mark.parametrize("failsAt", [[], ["childReady"]])
-def test_a_redeploy_during_an_upgrade_is_retried_once_after_a_failure(failsAt):
-    """
-    However many come, one more child is started when the upgrade has failed,
-    and none when that has failed, too.
-    """
-    parent = firstGeneration()
-    parent.tell("redeploy", *failsAt)
-    assert parent.tell("redeploy", "redeploy", "redeploy") == ["wanted"]
-    assert parent.tell("childFailed")[-1] == "startChild"
-    assert parent.tell("childFailed") == ["accept", "takePidFile"]
+    parent = process(phase)
+    assert parent.tell("rollback") == ["withdrawChild"]
+    assert parent.said[-1] is ERRORS["rollback"]
+    assert parent.tell("rollback", "confirm", "childServing") == []
+    assert parent.tell("childReady") == [*RESUMES, "result fails: RolledBack", "dismissChild"]
     assert parent.state == "Serving"
-    assert parent.log.count("startChild") == 2
+    assert parent.tell("childFailed") == []
+    assert parent.tell("upgrade") == ["startChild"]
 
 
-@pytest.mark.parametrize("when", [["redeploy", "childReady"], ["childReady", "redeploy"]])
-def test_a_redeploy_during_an_upgrade_is_forwarded_after_success(when):
+def test_a_roll_back_before_the_child_is_ready_ends_it():
     """
-    The child hears of it before this process begins to leave, once.
+    The parent serves all the time, and tells its caller when the child is no more.
     """
-    parent = firstGeneration()
-    parent.tell("upgrade", *when, "redeploy")
-    assert parent.tell("childServing") == ["result", "forwardRedeploy", "isExiting"]
+    parent = process("Upgrading")
+    assert parent.tell("rollback", "confirm") == ["endChild"]
+    assert parent.state == "Upgrading"
+    assert parent.tell("childFailed") == ["result fails: ChildExited"]
 
 
-def test_every_redeploy_after_success_is_forwarded():
+def test_a_child_that_is_withdrawn_stands_by_and_may_serve_again():
     """
-    A process that drains passes each request on: its child remembers once.
+    It parks before it says so; then it is committed again, serves because the parent
+    dies, or leaves.
     """
-    parent = firstGeneration()
-    parent.tell("upgrade", "childReady", "childServing")
-    assert parent.tell("redeploy", "redeploy") == ["forwardRedeploy", "forwardRedeploy"]
+    ends = {
+        "parentCommitted": ["accept", "takePidFile", "sayServing"],
+        "parentExited": [*SERVES[:3], "isFinal"],
+        "parentAborted": ["isFinal fails: Abandoned", "isExiting"],
+        "parentTimedOut": ["sayRefused", "isFinal fails: ParentTimedOut", "isExiting"],
+        "stop": ["sayRefused", "isFinal fails: Stopping", "isExiting"],
+    }
+    for what, expected in ends.items():
+        child = process("OnProbation")
+        assert child.tell("parentWithdrew") == ["park", "sayReady"]
+        assert child.state == "AwaitingCommit"
+        assert child.tell(what) == expected
 
 
-def test_a_redeploy_while_the_parent_drains_waits_for_its_exit():
+def test_a_child_that_is_withdrawn_before_it_was_committed_says_so():
     """
-    It is remembered, once, and runs as soon as the parent has exited.
+    The parent could not say Commit, or park: it hears Ready all the same.
     """
-    child = nextGeneration()
-    assert child.tell("redeploy", "redeploy") == ["wanted"]
-    assert child.tell("parentExited") == ["parentIsGone", "startChild"]
-    assert child.tell("childFailed") == ["accept", "takePidFile"]
+    child = process("AwaitingCommit")
+    assert child.tell("parentWithdrew") == ["sayReady"]
+    assert child.tell("parentAborted")[-1] == "isExiting"
 
 
-def test_a_redeploy_before_a_child_serves_waits_for_the_parents_exit():
+def test_what_a_child_on_probation_wants_is_a_wish():
     """
-    A child that is asked while it initialises acts on it when it is alone.
+    It changes nothing until the parent has decided.
     """
-    child = Process("InitialisingBesideParent")
-    assert child.tell("redeploy") == ["wanted"]
-    child.tell("ready", "parentCommitted")
-    assert child.tell("parentExited") == ["parentIsGone", "startChild"]
+    child = process("OnProbation")
+    assert child.tell("rollback", "confirm") == ["askToBeWithdrawn", "askToBeConfirmed"]
+    assert child.said[0] == ERRORS["rollback"].what
+    assert child.state == "OnProbation"
 
 
-def test_a_redeploy_before_ready_waits_for_it():
+def test_a_child_whose_parent_is_overdue_has_it_end_and_is_final_then():
     """
-    In the first generation it runs as soon as the process serves.
+    It never makes itself final beside a parent that may take back.
     """
-    process = Process("Initialising")
-    assert process.tell("redeploy") == ["wanted"]
-    assert process.tell("ready") == [
-        "accept",
-        "takePidFile",
-        "settle",
-        "isReady",
-        "parentIsGone",
-        "startChild",
-    ]
+    child = process("OnProbation")
+    assert child.tell("parentTimedOut") == ["killParent"]
+    assert child.state == "OnProbation"
+    assert child.tell("parentExited") == ["finalise", "isFinal"]
 
 
-def test_a_child_that_cannot_be_started_is_a_failure_like_any_other():
+def test_a_parent_that_cannot_resume_hands_back():
     """
-    A step that reports its failure while it runs ends the upgrade, once.
+    The child stands by, and is committed again; the caller hears how that ends.
     """
-    parent = firstGeneration()
-
-    def fail():
-        parent.log.append("startChild")
-        parent.lifecycle.childFailed(ChildExited("could not start", phase="start"))
-
-    parent.startChild = fail
-    assert parent.tell("upgrade") == [
-        "startChild",
-        "accept",
-        "takePidFile",
-        "result fails: ChildExited",
-    ]
-    assert parent.tell("redeploy") == ["startChild", "accept", "takePidFile"]
+    ends = {
+        "childServing": ["watchChild"],
+        "childFailed": [*RESUMES, "result fails: ChildExited"],
+    }
+    for what, expected in ends.items():
+        parent = process("Withdrawing")
+        parent.raising = ["accept"]
+        assert parent.tell("childReady") == ["accept", "park", "commitChild"]
+        parent.raising = []
+        assert parent.state == "Committing"
+        assert parent.tell(what) == expected
     assert parent.state == "Serving"
 
 
-@pytest.mark.parametrize("step", [[], ["childReady"]])
-def test_stop_during_an_upgrade_ends_the_child_first(step):
+def test_a_parent_that_can_neither_resume_nor_hand_back_fails():
     """
-    The upgrade fails with Stopping at once; the parent leaves when the child
-    is no more, and neither resumes nor listens to the child meanwhile.
+    Its child is killed, for it cannot be told; and when the parent cannot serve then
+    either, it leaves with a status that says so, and its caller is told.
     """
-    parent = firstGeneration()
-    parent.tell("upgrade", *step, "redeploy")
-    assert parent.tell("stop") == ["result fails: Stopping", "endChild"]
-    assert parent.tell("childReady", "childServing", "stop", "redeploy") == []
-    assert parent.tell("childFailed") == ["isExiting"]
-    assert parent.state == "Stopped"
-    assert parent.tell("redeploy", "childFailed") == []
+    parent = process("Withdrawing")
+    parent.raising = ["accept", "commitChild"]
+    assert parent.tell("childReady") == ["accept", "park", "commitChild", "killChild"]
+    assert parent.tell("childFailed") == [
+        *("accept", "park", "exitWithFailure"),
+        *("result fails: Stopping", "isExiting"),
+    ]
 
 
-def test_a_child_that_was_told_to_stop_refuses_and_the_parent_serves_on():
+@pytest.mark.parametrize("step", ["park", "commitChild"])
+def test_a_parent_that_cannot_hand_over_takes_back(step):
     """
-    Before it serves, the child says why it leaves; after that, the parent has
-    no part in it.
+    The child may have heard Commit, so it is withdrawn before the parent resumes; and
+    the reason is why.
     """
-    for inputs, reasons in (
-        ([], ["it was told to stop"]),
-        (["ready"], ["it was told to stop"]),
-        (["ready", "parentCommitted"], []),
-    ):
-        child = Process("InitialisingBesideParent")
-        child.tell(*inputs, "stop")
-        assert (child.state, child.reasons) == ("Stopped", reasons)
-
-
-def test_what_a_child_refuses_with_is_the_reason():
-    """
-    The parent is told what went wrong, by its message, or by its name if it
-    has none.
-    """
-    child = Process("InitialisingBesideParent")
-    child.lifecycle.initialisationFailed(OSError("the disk is full"))
-    nameless = Process("InitialisingBesideParent")
-    nameless.lifecycle.initialisationFailed(KeyError())
-    assert child.reasons + nameless.reasons == ["the disk is full", "KeyError()"]
+    parent = process("Upgrading")
+    parent.raising = [step]
+    assert parent.tell("childReady")[-2:] == [step, "withdrawChild"]
+    assert str(parent.said[-1]) == f"{step} raised"
+    assert parent.tell("childReady")[:2] == RESUMES
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "expected"),
+    ("phase", "step"),
     [
-        ([], ["ready"], ["parentIsGone", "accept", "takePidFile", "settle", "isReady"]),
-        (["ready"], [], ["accept", "takePidFile", "settle", "isReady", "parentIsGone"]),
-        (["ready", "parentCommitted"], [], ["parentIsGone"]),
+        *((phase, "withdrawChild") for phase in ("Committing", "Watching")),
+        *((phase, "endChild") for phase in ("Upgrading", "Committing", "Watching")),
+        ("Withdrawing", "dismissChild"),
     ],
 )
-def test_a_child_whose_parent_dies_serves(before, after, expected):
+def test_a_child_that_cannot_be_told_is_killed(phase, step):
     """
-    At whichever step the parent dies, the child takes over exactly once, when
-    it has initialised.
+    For it might serve beside this process, when that dies or before.
     """
-    child = Process("InitialisingBesideParent")
-    child.tell(*before)
-    assert child.tell("parentExited", *after) == expected
-    assert child.state == "Serving"
-    assert child.log.count("accept") == child.log.count("isReady") == 1
+    inputs = {"withdrawChild": "rollback", "endChild": "stop", "dismissChild": "childReady"}
+    parent = process(phase)
+    parent.raising = [step]
+    assert parent.tell(inputs[step])[-2:] == [step, "killChild"]
 
 
-def test_an_orphan_that_cannot_initialise_says_so_to_nobody():
+def test_a_child_that_cannot_serve_says_so_after_it_has_parked():
     """
-    There is no parent to refuse to: ready() fails, and the process stays for
-    the application to end.
+    The parent goes on: so nothing of this process may accept any more.
     """
-    child = Process("InitialisingBesideParent")
-    assert child.tell("parentExited", "initialisationFailed") == [
-        "parentIsGone",
-        "isReady fails: PidFileError",
+    for step in ("accept", "takePidFile", "sayServing"):
+        child = Process(BESIDE, raising=[step])
+        assert child.tell("ready", "parentCommitted")[-6:] == [
+            *(step, "park", "sayRefused"),
+            *("isReady fails: OSError", "isFinal fails: OSError", "isExiting"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        ("OnProbation", "parentWithdrew"),
+        ("OnProbation", "parentAborted"),
+        ("OnProbation", "quit"),
+        ("OnProbation", "stop"),
+        ("Serving", "stop"),
+        ("EndingChild", "childFailed"),
+    ],
+)
+def test_what_cannot_be_parked_ends_at_once(state, name):
+    """
+    Nothing is said before, and the kernel closes what accepts.
+    """
+    found = process(state)
+    found.raising = ["park"]
+    assert found.tell(name) == ["park", "die"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "ends"),
+    [
+        ("Upgrading", ["childFailed"]),
+        ("Committing", ["childFailed"]),
+        ("Watching", ["childFailed", "childStopping"]),
+        ("Withdrawing", ["childFailed", "childStopping"]),
+    ],
+)
+def test_a_stop_of_the_parent_is_for_both(phase, ends):
+    """
+    The caller hears at once; the parent leaves when its child accepts nothing any
+    more, and heeds nothing else of it meanwhile.
+    """
+    for end in ends:
+        parent = process(phase)
+        assert parent.tell("stop") == ["result fails: Stopping", "endChild"]
+        others = [
+            "childReady",
+            "childServing",
+            "rollback",
+            "confirm",
+            "stop",
+            "redeploy",
+            "told",
+        ]
+        assert parent.tell(*others) == []
+        assert parent.tell(end) == ["park", "isExiting"]
+        assert parent.state == "Stopped"
+        assert parent.tell("redeploy", "childFailed") == []
+
+
+def test_a_stop_of_the_child_is_for_both_if_it_serves():
+    """
+    Before that the child says why it leaves, and the parent serves on.
+    """
+    for state in (BESIDE, "AwaitingCommit"):
+        child = process(state)
+        assert child.tell("stop")[0] == "sayRefused"
+        assert child.said[0] == "it was told to stop"
+    child = process("OnProbation")
+    assert child.tell("stop") == ["park", "sayStopping", "isFinal fails: Stopping", "isExiting"]
+    for phase in ("Watching", "Withdrawing"):
+        parent = process(phase)
+        assert parent.tell("childStopping") == ["result fails: Stopping", "isExiting"]
+        assert parent.state == "Stopped"
+
+
+def test_a_stop_of_one_whose_parent_is_gone_or_final_concerns_it_alone():
+    """
+    There is nobody to tell.
+    """
+    for what in ("parentConfirmed", "parentExited"):
+        child = process("OnProbation")
+        child.tell(what)
+        assert child.tell("stop") == ["park", "isExiting"]
+
+
+def test_a_child_that_parked_because_it_was_aborted_says_so():
+    """
+    The parent was told to stop: it leaves when it has heard that.
+    """
+    child = process("OnProbation")
+    assert child.tell("parentAborted") == [
+        *("park", "sayStopping", "isFinal fails: Abandoned", "isExiting"),
     ]
+    assert child.said[-1] is ERRORS["parentAborted"]
 
 
-@pytest.mark.parametrize("before", [[], ["ready"]])
-def test_a_child_that_was_given_up_does_not_serve_when_the_parent_dies(before):
+@pytest.mark.parametrize("state", [BESIDE, "AwaitingCommit", "OnProbation"])
+def test_a_child_that_was_given_up_does_not_serve_when_the_parent_dies(state):
     """
     After Abort the end of the parent is no reason to serve, nor is anything
     that the application says.
     """
-    child = Process("InitialisingBesideParent")
-    child.tell(*before)
-    assert child.tell("parentAborted") == ["isReady fails: Abandoned", "isExiting"]
-    assert child.tell("parentExited", "ready", "parentCommitted", "parentExited") == []
-    assert "accept" not in child.log
+    child = process(state)
+    child.tell("parentAborted")
+    assert child.tell("parentExited", "ready", "parentCommitted", "parentWithdrew") == []
+    assert child.state == "Stopped"
 
 
 def test_a_child_whose_parent_is_silent_leaves_and_says_so():
@@ -574,185 +707,171 @@ def test_a_child_whose_parent_is_silent_leaves_and_says_so():
     The parent may wake up and serve on: after the deadline the child refuses,
     and does not serve whatever comes then.
     """
-    child = Process("InitialisingBesideParent")
-    child.tell("ready", "parentTimedOut")
-    assert child.reasons == ["the parent did not answer Ready in time"]
+    child = process("AwaitingCommit")
+    assert child.tell("parentTimedOut")[0] == "sayRefused"
+    assert child.said[0] == "no answer"
     assert child.tell("parentCommitted", "parentExited") == []
-    assert "accept" not in child.log
-
-
-def test_why_a_child_was_given_up_is_in_the_error():
-    """
-    Whoever waits for ready() reads the parent's reason.
-    """
-    child = Process("InitialisingBesideParent")
-    failures = []
-    child.core.isReady.wait().addErrback(failures.append)
-    child.tell("parentAborted")
-    assert failures[0].check(Abandoned)
-    assert "it was too slow" in failures[0].getErrorMessage()
 
 
 @pytest.mark.parametrize(
-    ("state", "error"),
+    ("state", "after", "expected"),
     [
-        ("Initialising", NotReady),
-        ("InitialisingBesideParent", NotReady),
-        ("AwaitingCommit", NotReady),
-        ("ServingBesideParent", ParentStillRunning),
-        ("Upgrading", UpgradeInProgress),
-        ("Committing", UpgradeInProgress),
-        ("Upgraded", AlreadyUpgraded),
-        ("EndingChild", Stopping),
-        ("Stopped", Stopping),
+        (BESIDE, ["ready"], SERVES),
+        ("AwaitingCommit", [], SERVES),
+        ("OnProbation", [], ["finalise", "isFinal"]),
     ],
 )
-def test_a_refusal_has_a_name_and_a_message(state, error):
+def test_a_child_whose_parent_dies_serves(state, after, expected):
     """
-    Where no upgrade may begin, the caller hears why, in a class and in words;
-    and the upgrade that runs goes on unharmed.
+    At whichever step the parent dies, the child takes over exactly once, when
+    it has initialised.
     """
-    process = begun(state)
-    running = process.core.result
-    result = Deferred()
-    failures = []
-    process.lifecycle.upgrade(result.addErrback(failures.append))
-    assert failures[0].check(error)
-    assert failures[0].getErrorMessage()
-    assert process.core.result is running
+    child = process(state)
+    assert child.tell("parentExited", *after) == expected
+    assert child.state == "Serving"
+    assert child.log.count("accept") == child.told("isReady") == child.told("isFinal") == 1
+
+
+def test_an_orphan_that_cannot_initialise_exits_with_failure():
+    """
+    There is no parent to refuse to, and nobody serves.
+    """
+    child = Process(BESIDE)
+    assert child.tell("parentExited", "initialisationFailed") == [
+        *("exitWithFailure", "isReady fails: PidFileError"),
+        *("isFinal fails: PidFileError", "isExiting"),
+    ]
 
 
 def test_whoever_asks_late_hears_the_same():
     """
     ready() of a process that has left fails as it did for those who waited.
     """
-    child = Process("InitialisingBesideParent")
+    child = Process(BESIDE)
     child.tell("ready", "parentTimedOut", "ready")
-    failures = []
-    child.core.isReady.wait().addErrback(failures.append)
-    assert failures[0].check(ParentTimedOut)
+    for occasion in (child.core.isReady, child.core.isFinal):
+        failures = []
+        occasion.wait().addErrback(failures.append)
+        assert failures[0].value is ERRORS["parentTimedOut"]
 
 
-# -- steps that raise
+# -- callers
 
 
-def stepsUsed():
+@pytest.mark.parametrize("outcome", ["confirm", "childFailed", "childStopping"])
+def test_a_caller_who_cancelled_does_not_disturb_the_upgrade(outcome):
     """
-    Return each step with each state and input that has it done.
+    The upgrade of a caller who has cancelled goes on, and its end is not told
+    to a Deferred that has fired already.
     """
-    found = []
-    for state, name in PAIRS:
-        for wanted in (False, True):
-            followed = begun(state, wanted=wanted).tell(name)
-            found += [(step, state, name, wanted) for step in followed if step in STEPS]
-    return sorted(set(found))
+    parent = process("Serving")
+    result = Deferred()
+    parent.note("result", result)
+    parent.lifecycle.upgrade(result)
+    result.cancel()
+    parent.tell("childReady", "childServing", outcome)
+    assert parent.state == TABLE["Watching"][outcome][0]
+    assert parent.told("result") == parent.log.count("result fails: CancelledError") == 1
 
 
-STEPS = methodsOf(Steps)
-
-
-def raising(process, step):
+def test_the_outcome_of_one_upgrade_is_not_told_twice():
     """
-    Have a step of a process raise, from now on.
+    An upgrade that an operator asked for has nobody waiting, whoever waited
+    for the one before.
     """
+    parent = process("Upgrading")
+    parent.tell("childFailed")
+    assert parent.tell("redeploy", "childReady", "childServing", "confirm") == [
+        *("startChild", "park", "commitChild", "watchChild"),
+        *("confirmChild", "letGo", "isExiting"),
+    ]
 
-    def fail(*arguments):
-        process.log.append(f"{step} raises")
-        raise OSError(f"{step} raised")
 
-    setattr(process, step, fail)
-
-
-def settled(process):
+def test_a_child_that_cannot_be_started_is_a_failure_like_any_other():
     """
-    Tell a process to stop, and have a child that it ends, or has killed, be gone.
+    A step that fails while it runs ends the upgrade, once; what it raised is in
+    the reason.
     """
-    process.tell("stop")
-    for _ in range(3):
-        if process.state in ("Upgrading", "Committing", "EndingChild"):
-            process.tell("childFailed")
-            process.tell("stop")
-    return process.state
+    parent = process("Serving")
+    parent.raising = ["startChild"]
+    assert parent.tell("upgrade") == ["startChild", "result fails: ChildNotStarted"]
+    assert isinstance(parent.said[-1], ChildNotStarted)
+    assert "startChild raised" in str(parent.said[-1])
+    assert parent.tell("redeploy") == ["startChild"]
+    assert parent.state == "Serving"
 
 
-@pytest.mark.parametrize(("step", "state", "name", "wanted"), stepsUsed())
-def test_a_step_that_raises_wedges_nothing(step, state, name, wanted):
-    """
-    Whichever step raises, in whichever state: the process can be stopped, and
-    everybody who waits is told.
-    """
-    process = begun(state, wanted=wanted)
-    raising(process, step)
-    process.tell(name)
-    assert f"{step} raises" in process.log
-    assert settled(process) in ("Stopped", "Upgraded")
-    told = [what.partition(" ")[0] for what in process.log]
-    if state not in ("Upgraded", "Stopped"):
-        assert told.count("isExiting") == 1
-        assert "isReady" in told or process.state == "Upgraded"
-    if name == "upgrade" or state in ("Upgrading", "Committing"):
-        assert told.count("result") == 1
+# -- redeploys
 
 
-def test_every_step_is_used_by_the_table():
+@pytest.mark.parametrize("phase", ["Upgrading", "Committing", "Watching", "Withdrawing"])
+def test_a_redeploy_during_an_upgrade_is_done_once_by_whoever_goes_on(phase):
     """
-    There is no step that nothing has done, and so none that is not tried above,
-    but for the one that comes when another has failed.
+    However many come, and whomever they reach: the child is told, and this process
+    starts one more if the upgrade fails, and none when that has failed, too.
     """
-    assert {step for step, *_ in stepsUsed()} == set(STEPS)
+    parent = process(phase)
+    assert parent.tell("redeploy", "told") == ["tellChildToRedeploy"]
+    assert parent.tell("childFailed")[-2:] == ["result fails: ChildExited", "startChild"]
+    assert parent.tell("childFailed") == []
+    assert parent.state == "Serving"
 
 
-def test_a_child_is_told_or_killed():
+@pytest.mark.parametrize("heard", ["redeploy", "told"])
+@pytest.mark.parametrize("state", [BESIDE, "AwaitingCommit", "OnProbation"])
+def test_a_redeploy_of_a_child_is_done_by_it_when_that_is_final(state, heard):
     """
-    When this process cannot park, or cannot say Commit, the child is killed
-    before anybody is told, for it might serve beside this one.
+    Whichever of the two was asked: the child remembers, and the parent has been told
+    if it was the child.
     """
-    for step in ("park", "commitChild"):
-        parent = firstGeneration()
-        raising(parent, step)
-        parent.tell("upgrade", "childReady")
-        assert parent.log[-2:] == [f"{step} raises", "killChild"]
-        assert parent.tell("childFailed") == [
-            "accept",
-            "takePidFile",
-            "result fails: ChildExited",
-        ]
+    child = process(state)
+    assert child.tell(heard) == (["tellParentToRedeploy"] if heard == "redeploy" else [])
+    rest = WAYS["OnProbation"][1][len(WAYS[state][1]) :]
+    assert "startChild" not in child.tell(*rest)
+    assert child.tell("parentConfirmed") == ["finalise", "isFinal", "startChild"]
+    assert child.tell("childFailed") == []
 
 
-def test_a_child_that_cannot_serve_says_so_after_it_has_parked():
+def test_a_redeploy_is_not_done_by_who_leaves():
     """
-    The parent goes on: so nothing of this process may accept any more.
+    A parent that is replaced, or stops, forgets it: the child remembers. A child that
+    leaves does the same.
     """
-    for step in ("accept", "sayServing"):
-        child = Process("InitialisingBesideParent")
-        raising(child, step)
-        child.tell("ready", "parentCommitted")
-        assert child.log[-4:] == [
-            "park",
-            "sayRefused",
-            "isReady fails: OSError",
-            "isExiting",
-        ]
+    for end in ("confirm", "childStopping"):
+        parent = process("Watching")
+        parent.tell("redeploy")
+        assert "startChild" not in parent.tell(end)
+    child = process("OnProbation")
+    child.tell("redeploy")
+    assert "startChild" not in child.tell("parentAborted", "parentExited")
 
 
-def test_what_cannot_be_parked_ends_at_once():
+def test_every_redeploy_after_success_is_handed_on():
     """
-    A process that leaves, and cannot stop accepting, is closed by the kernel.
+    A process that drains passes each request on, and starts nothing.
     """
-    child = Process("InitialisingBesideParent")
-    raising(child, "accept")
-    raising(child, "park")
-    child.tell("ready", "parentCommitted")
-    assert child.log[-1] == "die"
-    assert "sayRefused" not in child.log
+    parent = process("Replaced")
+    assert parent.tell("redeploy", "redeploy", "told") == ["tellChildToRedeploy"] * 2
 
 
-def test_what_may_fail_does_not_keep_a_process_from_serving():
+def test_a_redeploy_that_is_handed_on_is_done_at_once():
     """
-    The pid file, and what is tidied up, are in the log if they fail.
+    Once a child is final, it has nobody to wait for.
     """
-    for step in ("takePidFile", "settle"):
-        process = Process("Initialising")
-        raising(process, step)
-        assert process.tell("ready")[-2:] == ["isReady", "parentIsGone"]
-        assert process.state == "Serving"
+    for heard in ("redeploy", "told"):
+        child = process("OnProbation")
+        child.tell("parentConfirmed")
+        assert child.tell(heard) == ["startChild"]
+
+
+@pytest.mark.parametrize("state", ["Initialising", BESIDE, "AwaitingCommit"])
+def test_a_redeploy_before_ready_waits_for_it(state):
+    """
+    It is done as soon as the process serves alone.
+    """
+    found = process(state)
+    found.tell("redeploy", "told")
+    assert "startChild" not in found.log
+    found.tell("parentExited", "ready")
+    assert found.log.count("startChild") == 1
+    assert found.state == "Upgrading"

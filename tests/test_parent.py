@@ -3,30 +3,42 @@ What a child believes, and what it makes of what its parent sends.
 """
 
 import os
-import select
 import socket
 import struct
+import subprocess
 import sys
 import threading
 
 import pytest
+from processes import DEADLINE
+from reactors import Turns
 from twisted.internet.error import ConnectionDone
-from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from txtableflip._handover.frames import MAX_FRAME, divide, writeFrame
+from txtableflip._handover.frames import MAX_FRAME, FrameReader, divide, writeFrame
 from txtableflip._handover.manifest import Entry, Identity, Key, UnknownEntry
 from txtableflip._handover.messages import (
     Abort,
     Commit,
+    Confirm,
     Hello,
     Manifest,
     Range,
     Ready,
     Redeploy,
+    Serving,
+    Stopping,
+    Withdraw,
+    decode,
     encode,
 )
-from txtableflip._handover.parent import _distrust, findParent, receiveManifest
+from txtableflip._handover.parent import (
+    CONFIRM_TIMEOUT,
+    _distrust,
+    _peerOf,
+    findParent,
+    receiveManifest,
+)
 from txtableflip._journal import Hearing, Journal, ProcessLogger
 from txtableflip._launch.origin import CHANNEL_VARIABLE
 from txtableflip._launch.origin import recordChannel as takeChannel
@@ -326,35 +338,24 @@ class Rules:
         return lambda *arguments: self.heard.append(name)
 
 
-class Turns(MemoryReactorClock):
+@pytest.fixture(params=[("probation", "novelty")])
+def can(request):
     """
-    A reactor with real descriptors and no time of its own: in each turn come
-    first the timers that are due, then what can be read, as in Twisted's.
+    What the parent can.
     """
-
-    def callLater(self, delay, *call, **more):
-        # What is asked for in a turn is for the next one.
-        return super().callLater(delay or 0.001, *call, **more)
-
-    def turn(self, seconds=0.001):
-        self.advance(seconds)
-        for reader in list(self.readers):
-            if select.select([reader], [], [], 0)[0]:
-                why = reader.doRead()
-                if why is not None:
-                    self.removeReader(reader)
-                    reader.connectionLost(Failure(why))
+    return request.param
 
 
 @pytest.fixture
-def begun(pair, monkeypatch):
+def begun(pair, monkeypatch, can):
     """
     A reactor, a parent's end, what the rules hear, and the Parent that has been
     greeted.
     """
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(ProcessLogger, "generation", 1)
-    send(pair[0], Manifest(2, 60.0, None, (), stderr=False, speaks=Range(1, 9)), [])
+    manifest = Manifest(2, 60.0, None, (), stderr=False, speaks=Range(1, 9), can=can)
+    send(pair[0], manifest, [])
     found = receiveManifest(pair[1].dup(), 20)
     pair[1].close()
     reactor, rules = Turns(), Rules()
@@ -368,7 +369,7 @@ def test_a_child_greets_with_the_version_that_both_speak(begun):
     """
     The lower one of the two newest is named in the first frame.
     """
-    assert begun[1].recv(999) == encode(Hello(os.getpid(), 1, Range(1, 1), ()))
+    assert begun[1].recv(999) == encode(Hello(os.getpid(), 1, Range(1, 1), ("probation",)))
 
 
 def test_a_parent_that_says_nothing_is_given_up_after_the_deadline(begun):
@@ -407,7 +408,9 @@ def test_what_has_come_counts_however_late_it_is_read(begun, outcome, others):
         ours.close()
     for _ in range(4):
         reactor.turn(100)
-    assert heard == [*["redeploy"] * others, outcome]
+    assert heard[: others + 1] == [*["told"] * others, outcome]
+    # What it waits for next is another matter.
+    assert heard[others + 1 :] == (["parentTimedOut"] if outcome == "parentCommitted" else [])
 
 
 def test_rules_that_raise_make_a_garbled_parent(begun):
@@ -424,12 +427,12 @@ def test_rules_that_raise_make_a_garbled_parent(begun):
     parent.sayReady()
     ours.sendall(encode(Commit()) + encode(Commit()))
     reactor.turn()
-    assert heard == ["failed", "parentAborted"]
+    assert heard == ["failed", "quit"]
     assert list(reactor.readers)
     parent._lifecycle.parentExited = fail
     ours.close()
     reactor.turn()
-    assert heard == ["failed", "parentAborted", "failed"]
+    assert heard == ["failed", "quit", "failed"]
     assert reactor.getDelayedCalls() == []
 
 
@@ -444,5 +447,193 @@ def test_a_message_with_descriptors_that_it_should_not_have_is_refused(begun):
     send(ours, Ready(), [2] * 300)
     for _ in range(4):
         reactor.turn()
-    assert heard == ["redeploy", "parentAborted"]
+    assert heard == ["told", "quit"]
     assert openDescriptors() == before
+
+
+def said(sock):
+    """
+    Return what a child has said meanwhile, but for Hello.
+    """
+    sock.setblocking(False)
+    try:
+        data = sock.recv(65536)
+    except BlockingIOError:
+        return []
+    found = [decode(frame) for frame in FrameReader().receive(data)]
+    return [message for message in found if not isinstance(message, Hello)]
+
+
+def tell(begun, *messages):
+    """
+    Have the parent say something.
+
+    @return: what the rules hear by that.
+    """
+    reactor, ours, heard, _ = begun
+    before = len(heard)
+    for message in messages:
+        ours.sendall(encode(message))
+    reactor.turn(times=5)
+    return heard[before:]
+
+
+def test_each_decision_of_the_parent_is_heard(begun):
+    """
+    Committed, withdrawn, committed again, and confirmed; then nothing is waited for.
+    """
+    assert tell(begun, Commit(5.0)) == ["parentCommitted"]
+    assert tell(begun, Withdraw("x")) == ["parentWithdrew"]
+    assert tell(begun, Commit(5.0)) == ["parentCommitted"]
+    assert tell(begun, Redeploy()) == ["told"]
+    assert tell(begun, Confirm()) == ["parentConfirmed"]
+    assert begun[0].getDelayedCalls() == []
+    # Only this one can do that now.
+    assert tell(begun, Redeploy(), Redeploy()) == ["redeploy", "redeploy"]
+
+
+def test_a_child_on_probation_waits_so_long_for_the_decision(begun):
+    """
+    As long as the parent has said, and then some; each wait has an end.
+    """
+    tell(begun, Commit(5.0))
+    reactor, _, heard, _ = begun
+    reactor.turn(5 + CONFIRM_TIMEOUT - 0.1)
+    assert heard == ["parentCommitted"]
+    reactor.turn(0.2)
+    reactor.turn(times=3)
+    assert heard == ["parentCommitted", "parentTimedOut"]
+
+
+def test_a_child_that_stands_by_again_waits_as_before(begun):
+    """
+    It is committed again, or aborted, within the time of the upgrade.
+    """
+    tell(begun, Commit(500.0), Withdraw("x"))
+    reactor, _, heard, parent = begun
+    assert reactor.getDelayedCalls() == []
+    parent.sayReady()
+    reactor.turn(59.9)
+    assert heard[2:] == []
+    reactor.turn(0.2)
+    reactor.turn(times=3)
+    assert heard[2:] == ["parentTimedOut"]
+
+
+def test_a_confirmation_that_came_late_is_heard_before_the_parent_is_ended(begun):
+    """
+    A child that was asleep past its deadline reads first.
+    """
+    tell(begun, Commit(5.0))
+    reactor, ours, heard, _ = begun
+    ours.sendall(encode(Confirm()))
+    reactor.turn(1000, times=4)
+    assert heard == ["parentCommitted", "parentConfirmed"]
+
+
+WISHES = [Withdraw("x"), Confirm(), Stopping(), Redeploy()]
+
+
+def test_wishes_are_sent_up(begun):
+    """
+    To a parent that can act upon them.
+    """
+    for wish in WISHES:
+        begun[3].ask(wish)
+    assert said(begun[1]) == WISHES
+
+
+@pytest.mark.parametrize("can", [(), ("novelty",)], indirect=True)
+def test_below_a_parent_of_the_release_before_serving_is_final(begun):
+    """
+    It never takes back, and never says so; no wish is sent up; and what has come of
+    it is heard first.
+    """
+    for wish in WISHES:
+        begun[3].ask(wish)
+    begun[3].say(Serving())
+    assert said(begun[1]) == [Serving()]
+    assert tell(begun, Commit()) == ["parentCommitted", "parentConfirmed"]
+    assert begun[0].getDelayedCalls() == []
+    assert tell(begun, Redeploy()) == ["redeploy"]
+
+
+@pytest.mark.parametrize("can", [()], indirect=True)
+@pytest.mark.parametrize("isDead", [False, True])
+def test_below_a_parent_of_the_release_before_its_last_word_counts(begun, isDead):
+    """
+    An end or an Abort right behind Commit is not overtaken.
+    """
+    _, ours, heard, _ = begun
+    ours.sendall(encode(Commit()))
+    if isDead:
+        ours.close()
+    else:
+        ours.sendall(encode(Abort("x")))
+    begun[0].turn(times=6)
+    assert heard == ["parentCommitted", "parentExited" if isDead else "parentAborted"]
+
+
+def test_the_end_of_the_parent_is_final(begun):
+    """
+    Whoever waits for it is told; there is nobody else to hear from.
+    """
+    reactor, ours, heard, parent = begun
+    gone = []
+    parent.isGone.wait().addCallback(gone.append)
+    tell(begun, Commit(5.0))
+    assert gone == []
+    ours.close()
+    reactor.turn(times=2)
+    assert heard == ["parentCommitted", "parentExited"]
+    assert gone == [None]
+    assert reactor.getDelayedCalls() == []
+
+
+def test_the_kernel_says_who_made_the_channel(pair):
+    """
+    Whoever may have started this process in between.
+    """
+    assert _peerOf(pair[1]) == (os.getpid(), os.geteuid())
+
+
+def test_where_the_kernel_says_nothing_it_is_who_started_this_process(pair, monkeypatch):
+    """
+    That may be a wrapper.
+    """
+    monkeypatch.delattr(socket, "SO_PEERCRED")
+    assert _peerOf(pair[1]) == (os.getppid(), os.geteuid())
+    assert _distrust(pair[1]) is None
+
+
+PARENT = """
+import socket, subprocess, sys
+ours, theirs = socket.socketpair()
+number = theirs.fileno()
+subprocess.run([sys.executable, "-c", sys.argv[1], str(number)], pass_fds=[number])
+print("lives")
+"""
+
+OVERDUE = """
+import os, socket, sys
+from txtableflip._handover.messages import Manifest
+from txtableflip._handover.parent import Parent
+sock = socket.socket(fileno=int(sys.argv[1]))
+from twisted.internet.testing import MemoryReactorClock
+parent = Parent(sock, Manifest(2, 60.0, None, (), stderr=False), None, [])
+parent.connect(MemoryReactorClock(), None)
+print(os.getppid(), flush=True)
+parent.kill()
+"""
+
+
+@pytest.mark.process
+def test_a_parent_that_is_overdue_is_ended():
+    """
+    It is the process that made the channel.
+    """
+    command = [sys.executable, "-c", PARENT, OVERDUE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        printed, _ = process.communicate(timeout=DEADLINE)
+    assert printed.split() == [str(process.pid)]
+    assert process.returncode == -9

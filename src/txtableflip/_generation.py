@@ -155,6 +155,13 @@ class Generation:
         self._parent.sayGoodbye()
         self.child.keepChannelUntilExit()
 
+    def hurry(self) -> None:
+        """
+        Have it decided now whether the child serves for good: C{confirm} follows, if
+        it lives, and its last answer was good.
+        """
+        self._child.hurry()
+
     def leave(self) -> None:
         """
         Tidy up, after everything has been stopped.

@@ -198,15 +198,18 @@ class Upgrader:
         self._lifecycle.redeploy()
 
     def rollback(self, reason: str) -> None:
-        self._checkProbation()
+        self._checkState("OnProbation", "Upgrading", "Committing", "Watching")
         self._lifecycle.rollback(RolledBack(reason, phase="probation"))
 
     def confirm(self) -> None:
-        self._checkProbation()
-        self._lifecycle.confirm()
+        self._checkState("OnProbation", "Watching")
+        if self._core.state == "Watching":
+            self._ours.hurry()
+        else:
+            self._lifecycle.confirm()
 
-    def _checkProbation(self) -> None:
-        if self._core.state not in ("OnProbation", "Upgrading", "Committing", "Watching"):
+    def _checkState(self, *states: str) -> None:
+        if self._core.state not in states:
             raise NotOnProbation(
                 f"there is nothing to take back or confirm: {self._core.state}"
             )

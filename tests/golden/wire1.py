@@ -3,10 +3,13 @@ Version 1 of the wire, frozen: each message as it goes over the channel, and wha
 it means.  Nothing here is ever changed; a later version has a file of its own.
 """
 
+import struct
+
 from txtableflip._handover.manifest import Entry, Identity, Key, UnknownEntry
 from txtableflip._handover.messages import (
     Abort,
     Commit,
+    Confirm,
     Hello,
     Manifest,
     Range,
@@ -14,6 +17,8 @@ from txtableflip._handover.messages import (
     Redeploy,
     Refused,
     Serving,
+    Stopping,
+    Withdraw,
 )
 
 WIRE = [
@@ -67,6 +72,27 @@ WIRE = [
 What a process of version 1 says.
 """
 
+
+def _framed(content):
+    return struct.pack("!I", len(content)) + content
+
+
+PROBATION = [
+    (
+        _framed(
+            b'{"message":"Hello","pid":7,"version":1,"speaks":[1,1],"can":["probation"]}\n'
+        ),
+        Hello(pid=7, version=1, speaks=Range(1, 1), can=("probation",)),
+    ),
+    (_framed(b'{"message":"Commit","probation":7.5}\n'), Commit(7.5)),
+    (_framed(b'{"message":"Confirm"}\n'), Confirm()),
+    (_framed(b'{"message":"Withdraw","reason":"late"}\n'), Withdraw("late")),
+    (_framed(b'{"message":"Stopping"}\n'), Stopping()),
+]
+"""
+What a process of version 1 says that has the capability C{probation}.
+"""
+
 FROM_LATER = [
     (
         (
@@ -92,8 +118,8 @@ FROM_LATER = [
             can=("probation", "migration"),
         ),
     ),
-    (b'\x00\x00\x00\x20{"message":"Withdraw","left":5}\n', None),
-    (b'\x00\x00\x00\x22{"message":"Withdraw","must":[]}\nx', None),
+    (b'\x00\x00\x00\x20{"message":"Announce","left":5}\n', None),
+    (b'\x00\x00\x00\x22{"message":"Announce","must":[]}\nx', None),
 ]
 """
 What a process of a later version may say to one of version 1.

@@ -68,6 +68,7 @@ class Child:
         ours, self._theirs = socket.socketpair()
         self._reactor = reactor
         self._lifecycle = lifecycle
+        self._isHandedBack = False
         self._deadline = Deadline(reactor)
         self._process = Spawned(self._exited)
         self._ending = Ending(self._process, self._deadline, self._say, self._report)
@@ -129,29 +130,40 @@ class Child:
 
         @param probation: for how long it may be taken back, in seconds.
         """
+        # It may be for the second time, as this process could not serve again.
+        self._isHandedBack = self._answers.isWithdrawn
+        self._answers.isWithdrawn = False
         self._ending.phase = "commit"
-        self._killAfter(COMMIT_TIMEOUT, "was ready, and then did not serve")
+        late = f"was ready, and then did not serve within {COMMIT_TIMEOUT:g} seconds"
+        self._deadline.after(COMMIT_TIMEOUT, self._ending.kill, ChildTimedOut, late)
         self._channel.send(Commit(probation))
 
     def watch(self, terms: Terms) -> None:
         """
         See whether it serves well: C{confirm} or C{rollback} follows.
         """
-        if not self._answers.can(PROBATION):
+        if self._isHandedBack or not self._answers.can(PROBATION):
             terms = Terms()
-        self._answers.probation = Probation(
+        self._ending.probation = Probation(
             self._reactor, terms, self._lifecycle.confirm, self._answers.rollback
         )
+
+    def hurry(self) -> None:
+        """
+        Have it decided now whether it serves for good.
+        """
+        self._ending.hurry()
 
     def withdraw(self, why: Exception | None) -> None:
         """
         Tell it to stop accepting, and to stand by.
         """
         self._answers.isWithdrawn = True
-        self._answers.stopWatching()
+        self._ending.stopWatching()
         self._ending.judge(*_reason(why))
         if self._answers.can(PROBATION):
-            self._killAfter(WITHDRAW_TIMEOUT, "was withdrawn, and did not stand by")
+            late = f"was withdrawn, and did not stand by within {WITHDRAW_TIMEOUT:g} seconds"
+            self._deadline.after(WITHDRAW_TIMEOUT, self._ending.kill, ChildTimedOut, late)
             self._channel.send(Withdraw(_reason(why)[1]))
         else:
             self.kill(why)
@@ -161,7 +173,7 @@ class Child:
         Tell it that it is final.
         """
         self._answers.isFinal = True
-        self._answers.stopWatching()
+        self._ending.stopWatching()
         if self._answers.can(PROBATION):
             self._channel.send(Confirm())
 
@@ -175,14 +187,12 @@ class Child:
         """
         Make it leave.
         """
-        self._answers.stopWatching()
         self._ending.giveUp(*_reason(why))
 
     def kill(self, why: Exception | None) -> None:
         """
         End it at once.
         """
-        self._answers.stopWatching()
         self._ending.kill(*_reason(why))
 
     def dismiss(self) -> None:
@@ -207,10 +217,6 @@ class Child:
         if self.isFinal:
             self._channel.keepOpenUntilExit()
 
-    def _killAfter(self, seconds: float, what: str) -> None:
-        whole = f"{what} within {seconds:g} seconds"
-        self._deadline.after(seconds, self._ending.kill, ChildTimedOut, whole)
-
     def _exited(self) -> None:
         # One that is final is known by its channel.
         if not self.isFinal:
@@ -220,7 +226,6 @@ class Child:
         self._channel.send(message)
 
     def _report(self, error: UpgradeFailed) -> None:
-        self._answers.stopWatching()
         self._stderr.close()
         self._lifecycle.childFailed(error)
 
@@ -243,7 +248,6 @@ class Answers:
 
     @ivar isWithdrawn: whether it is to stand by.
     @ivar isFinal: whether it never will be taken back.
-    @ivar probation: while it is on probation.
     """
 
     _log = ProcessLogger()
@@ -253,7 +257,6 @@ class Answers:
         self, process: Spawned, deadline: Deadline, ending: Ending, lifecycle: Lifecycle
     ) -> None:
         self.isWithdrawn = self.isFinal = False
-        self.probation: Probation | None = None
         self._process = process
         self._deadline = deadline
         self._ending = ending
@@ -279,13 +282,6 @@ class Answers:
         """
         self._lifecycle.rollback(RolledBack(reason, phase="probation"))
 
-    def stopWatching(self) -> None:
-        """
-        It has been decided whether this child is to serve.
-        """
-        if self.probation is not None:
-            self.probation.stop()
-
     def messageReceived(self, message: Message) -> None:
         """
         The child said something.
@@ -294,14 +290,19 @@ class Answers:
             return
         if isinstance(message, Redeploy):
             self._lifecycle.told()
-        elif isinstance(message, Refused) and not self.isFinal:
-            self._refused(message.reason)
-        elif isinstance(message, Stopping) and self.isFinal:
+        elif self.isFinal and isinstance(message, Stopping):
             # What follows is its end, in good order.
             self._ending.over()
+        elif self.isFinal:
+            # It has not heard Confirm yet, or is broken.
+            name = type(message).__name__
+            self._log.warn(
+                "process {child} said {name}, too late", child=self.peerPid, name=name
+            )
+        elif isinstance(message, Refused):
+            self._refused(message.reason)
         elif isinstance(message, Stopping):
             self._ending.over()
-            self.stopWatching()
             self._lifecycle.childStopping()
         elif not self._ending.hasBegun:
             self._inTurn(message)
@@ -323,12 +324,14 @@ class Answers:
             self._can = message.can
             self._ending.greetedBy(message.pid)
             self._journal.tell(Greeted, child=message.pid)
-        elif isinstance(message, Ready) and phase == "initialise":
-            self._deadline.stop()
-            self._lifecycle.childReady()
         elif isinstance(message, Ready) and self.isWithdrawn:
             self._deadline.stop()
             self._lifecycle.childReady(self._ending.describe())
+        elif isinstance(message, Ready) and phase == "initialise":
+            self._deadline.stop()
+            # Whether or not it can be told to serve.
+            self._ending.phase = "commit"
+            self._lifecycle.childReady()
         elif isinstance(message, Serving) and phase == "commit":
             self._ending.phase = "probation"
             if not self.isWithdrawn:
@@ -336,8 +339,8 @@ class Answers:
             self._lifecycle.childServing()
         elif isinstance(message, Withdraw) and phase == "probation":
             self.rollback(f"asked to be withdrawn: {message.reason}")
-        elif isinstance(message, Confirm) and self.probation is not None:
-            self._deadline.after(0, self.probation.timeIsOver)
+        elif isinstance(message, Confirm) and phase == "probation":
+            self._ending.hurry()
         else:
             self.channelGarbled(ChannelError(f"{message} at the wrong time"))
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from txtableflip._handover.messages import Abort
 from txtableflip._handover.pidfd import Pidfd
+from txtableflip._handover.probation import Probation
 from txtableflip._handover.spawned import Spawned
 from txtableflip._observers import Deadline
 from txtableflip.errors import ChildExited, ChildProtocolError, Phase, RolledBack, UpgradeFailed
@@ -41,6 +42,7 @@ class Ending:
     once.
 
     @ivar phase: how far the child has come.
+    @ivar probation: while it may be taken back.
     @ivar hasBegun: whether the child was told to leave.
     @ivar isOver: whether there is nothing more to report.
     """
@@ -58,6 +60,7 @@ class Ending:
         @param report: is called with what the upgrade has failed of.
         """
         self.phase: Phase = "start"
+        self.probation: Probation | None = None
         self._greeted: Pidfd | None = None
         self.isOver = False
         self._process = process
@@ -85,6 +88,20 @@ class Ending:
         if self._process.pid is not None:
             self._process.signal("KILL")
 
+    def hurry(self) -> None:
+        """
+        It is to be decided now whether the child serves for good.
+        """
+        if self.probation is not None:
+            self.probation.timeIsOver()
+
+    def stopWatching(self) -> None:
+        """
+        It has been decided whether the child is to serve, or it cannot any more.
+        """
+        if self.probation is not None:
+            self.probation.stop()
+
     def giveUp(self, error: type[UpgradeFailed], what: str) -> None:
         """
         Make the child leave, politely at first.
@@ -92,6 +109,7 @@ class Ending:
         if self.isOver:
             return
         self.hasBegun = True
+        self.stopWatching()
         self.judge(error, what)
         self._say(Abort(what))
         self._signal("TERM")
@@ -121,9 +139,9 @@ class Ending:
         """
         The process that was started has ended.
         """
-        if self._isLost:
+        if self._isLost and not self._outlives:
             self._finish()
-        elif self._greeted is not None and self._greeted.pid == self._process.pid:
+        elif self._greeted is not None and self._wrapped is None:
             # It was no wrapper.  What it said last is still on the channel.
             self._awaitExit(STATUS_TIMEOUT)
 
@@ -149,6 +167,7 @@ class Ending:
         @return: why.
         """
         self.isOver = True
+        self.stopWatching()
         self._deadline.stop()
         error = self.describe()
         # It may live, or something of it may: a process that it has forked, which
@@ -174,6 +193,7 @@ class Ending:
         """
         Give the child time to be reaped, and its last words time to arrive.
         """
+        self.stopWatching()
         self._process.reap()
         if self.isOver:
             return
@@ -181,7 +201,7 @@ class Ending:
             self._finish()
         elif seconds > 0:
             self._deadline.after(_REAP_INTERVAL, self._awaitExit, seconds - _REAP_INTERVAL)
-        elif self._process.isReaped or self._isKilled:
+        elif self._isKilled or (self._process.isReaped and not self._outlives):
             self._finish()
         elif self._verdict is None:
             self.giveUp(ChildProtocolError, "closed the upgrade channel but kept running")
@@ -195,7 +215,22 @@ class Ending:
         """
         if self.phase in _ALONE and self._greeted is not None and self._greeted.hasEnded:
             return True
-        return self._process.hasEnded
+        return self._process.hasEnded and not self._outlives
+
+    @property
+    def _wrapped(self) -> Pidfd | None:
+        """
+        The process that greeted us, if it is not the one that we have started.
+        """
+        greeted = self._greeted
+        return None if greeted is None or greeted.pid == self._process.pid else greeted
+
+    @property
+    def _outlives(self) -> bool:
+        """
+        Whether the child is known to live, whatever became of a wrapper.
+        """
+        return self._wrapped is not None and self._wrapped.hasEnded is False
 
     def _signal(self, name: str) -> None:
         """
@@ -203,10 +238,14 @@ class Ending:
         wrapper stands between.
         """
         self._process.signal(name)
-        child = self._greeted
-        if child is not None and child.pid != self._process.pid and not self._isLost:
-            with suppress(ProcessLookupError, PermissionError, OverflowError):
-                os.kill(child.pid, getattr(signal, f"SIG{name}"))
+        child, number = self._wrapped, getattr(signal, f"SIG{name}")
+        if child is None:
+            return
+        with suppress(ProcessLookupError, PermissionError, OverflowError):
+            if child.hasEnded is not None:
+                child.send(number)
+            elif not self._isLost:
+                os.kill(child.pid, number)
 
     def _finish(self) -> None:
         """

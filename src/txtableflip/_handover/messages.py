@@ -230,10 +230,10 @@ _HEADER = {"message", "descriptors", "must"}
 What any message may have in its header.
 """
 
-_NEVER_ABSENT = {"speaks", "version"}
+_NEVER_ABSENT = {"speaks", "version", "can"}
 """
 Fields with a default for whoever writes them, and none for whoever reads: what a
-process speaks is known from nobody else.
+process speaks, and can, is known from nobody else.
 """
 
 

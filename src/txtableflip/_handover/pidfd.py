@@ -36,13 +36,21 @@ class Pidfd:
         poll.register(self._fileno, select.POLLIN)
         return bool(poll.poll(0))
 
+    def send(self, number: int) -> None:
+        """
+        Send it a signal.
+
+        @raise OSError: if that may not be, or it is not known any more.
+        """
+        signal.pidfd_send_signal(self._fileno, number)
+
     def kill(self) -> None:
         """
         End it at once.
 
         @raise OSError: if that may not be, or it is not known any more.
         """
-        signal.pidfd_send_signal(self._fileno, signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
     def __del__(self) -> None:
         if self._fileno >= 0:

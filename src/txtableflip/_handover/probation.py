@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
+from txtableflip._observers import Deadline
 from txtableflip.interfaces import Reactor
 
 CHECK_INTERVAL = 1.0
@@ -72,6 +73,7 @@ class Probation:
         self._bad = 0
         self._last: str | None = "has not been answered"
         self._asked: Deferred[Any] | None = None
+        self._confirming = Deadline(reactor)
         self._calls: list[Any] = [reactor.callLater(terms.seconds, self.timeIsOver)]
         if self._check is not None:
             self._ask()
@@ -84,7 +86,7 @@ class Probation:
             return
         self._isTimeOver = True
         if self._check is None or self._last is None:
-            self._decide(self._confirm)
+            self._confirmSoon()
         else:
             self._calls.append(self._reactor.callLater(EXTENSION, self._giveUp))
 
@@ -93,6 +95,7 @@ class Probation:
         Somebody else has decided.
         """
         self._isOver = True
+        self._confirming.stop()
         for call in self._calls:
             if call.active():
                 call.cancel()
@@ -103,14 +106,14 @@ class Probation:
         check: Any = self._check
         self._asked = maybeDeferred(check)
         clock: Any = self._reactor
-        self._asked.addTimeout(CHECK_TIMEOUT, clock)
+        self._asked.addTimeout(CHECK_TIMEOUT, clock, _late)
         self._asked.addCallbacks(self._isWell, self._isNotWell)
 
     def _isWell(self, answer: object) -> None:
         if not self._isOver:
             self._bad, self._last = 0, None
             if self._isTimeOver:
-                self._decide(self._confirm)
+                self._confirmSoon()
             else:
                 self._askAgain()
 
@@ -128,9 +131,20 @@ class Probation:
         self._calls[1:] = [call for call in self._calls[1:] if call.active()]
         self._calls.append(self._reactor.callLater(CHECK_INTERVAL, self._ask))
 
+    def _confirmSoon(self) -> None:
+        # What has come of the child is heard first: it may have been its end.
+        self._confirming.after(0, self._decide, self._confirm)
+
     def _giveUp(self) -> None:
         self._decide(self._rollback, f"failed its health check: {self._last}")
 
     def _decide(self, decision: Callable[..., object], *why: str) -> None:
         self.stop()
         decision(*why)
+
+
+def _late(result: object, seconds: float) -> None:
+    """
+    @raise TimeoutError: always, with words that an operator understands.
+    """
+    raise TimeoutError(f"no answer within {seconds:g} seconds")

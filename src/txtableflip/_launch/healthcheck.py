@@ -10,16 +10,23 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from txtableflip._observers import Deadline
 from txtableflip.interfaces import Reactor
 
 _KEPT = 500
 """
 How much of the end of what it prints is told, in bytes.
+"""
+
+_LAST_WORDS = 0.5
+"""
+How long to wait for that when it has ended, in seconds, if something else holds its
+output open.
 """
 
 
@@ -45,14 +52,17 @@ class HealthCommand:
             with L{Unwell} if it does not, or cannot be executed.  If it is cancelled,
             the command is killed.
         """
-        asked = _Asked()
-        self._reactor.spawnProcess(
-            asked,
-            self._program,
-            self._command,
-            dict(os.environ),
-            childFDs={0: "w", 1: "r", 2: "r"},
-        )
+        asked = _Asked(self._reactor)
+        try:
+            self._reactor.spawnProcess(
+                asked,
+                self._program,
+                self._command,
+                dict(os.environ),
+                childFDs={0: "w", 1: "r", 2: "r"},
+            )
+        except OSError as error:
+            return fail(Unwell(f"{self._program} cannot be executed: {error.strerror}"))
         return asked.answer
 
 
@@ -68,23 +78,34 @@ class _Asked(ProcessProtocol):
     end is what counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reactor: Reactor) -> None:
         self.answer: Deferred[None] = Deferred(lambda answer: self._end())
+        self._lastWords = Deadline(reactor)
         self._printed = b""
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.closeStdin()
 
     def outReceived(self, data: bytes) -> None:
         self._printed = (self._printed + data)[-_KEPT:]
 
     errReceived = outReceived
 
-    def connectionMade(self) -> None:
-        transport: Any = self.transport
-        transport.closeStdin()
-
     def processExited(self, reason: Failure) -> None:
+        status: Any = reason.value
+        if status.exitCode == 0 or self.answer.called:
+            self._tell(status)
+        else:
+            self._lastWords.after(_LAST_WORDS, self._tell, status)
+
+    def processEnded(self, reason: Failure) -> None:
+        self._tell(reason.value)
+
+    def _tell(self, status: Any) -> None:
+        self._lastWords.stop()
         transport: Any = self.transport
         transport.loseConnection()
-        status: Any = reason.value
         if self.answer.called:
             return
         if status.exitCode == 0:

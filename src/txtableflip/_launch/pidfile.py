@@ -98,6 +98,11 @@ class PidFile:
 
         @raise PidFileError: if that cannot be done.
         """
+        with suppress(OSError):
+            # What a link leads to may be anybody's.
+            isOurs = not self._isPrepared and not os.path.islink(self.path)
+            if isOurs and readPid(self.path) == b"%d" % os.getpid():
+                return
         self.prepare()
         self._isPrepared = False
         try:

@@ -44,6 +44,7 @@ class FakeUpgrader(Upgrader):
         recorder: Any = Recorder(reactor, self.steps, number=2 if hasParent else 1)
         self._begin(reactor, recorder, hasParent=hasParent)
         self._exit = _Unhurried(reactor, recorder)
+        recorder.hurry = self._lifecycle.confirm
         self.reactor = reactor
 
     def endpoint(

@@ -1,0 +1,29 @@
+"""
+Reactors whose time is the test's.
+"""
+
+import select
+
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+
+
+class Turns(MemoryReactorClock):
+    """
+    A reactor with real descriptors and no time of its own: in each turn come
+    first the timers that are due, then what can be read, as in Twisted's.
+    """
+
+    def callLater(self, delay, *call, **more):
+        # What is asked for in a turn is for the next one.
+        return super().callLater(delay or 0.001, *call, **more)
+
+    def turn(self, seconds=0.001, times=1):
+        for _ in range(times):
+            self.advance(seconds)
+            for reader in list(self.readers):
+                if select.select([reader], [], [], 0)[0]:
+                    why = reader.doRead()
+                    if why is not None:
+                        self.removeReader(reader)
+                        reader.connectionLost(Failure(why))
