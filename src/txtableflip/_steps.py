@@ -274,9 +274,12 @@ class Core:
 
     def leave(self, why: object) -> None:
         """
-        This process is not to serve (any longer).
+        This process is not to serve (any longer): whoever still waits is told.
         """
         error = why if isinstance(why, Exception) else Stopping("this process was told to stop")
+        if self.result is not None:
+            # Its child has failed, and it could not serve again.
+            self.end(Stopping(f"this process leaves: {error}"))
         self.isReady.error(error)
         self.isFinal.error(error)
         self.isExiting.fire()
