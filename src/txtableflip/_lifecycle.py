@@ -329,7 +329,6 @@ TABLE: dict[str, Rows] = {
         "told": ("Upgrading", _START),
         "stop": ("Stopped", [_PARKED, leave]),
         "fail": ("Stopped", [_PARKED, exitWithFailure, leave]),
-        "childFailed": ("Serving", [catchUp]),
         "handBack": ("Committing", [_PARKED, commitChild.orElse(killChild)]),
     },
     # The child initialises; this process accepts.

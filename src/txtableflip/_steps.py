@@ -101,7 +101,8 @@ class Steps(Protocol):
 
     def dismissChild(self) -> None:
         """
-        Tell a child that stands by to leave, whenever it has finished.
+        Tell a child that stands by to leave, whenever it has finished; or end it, if
+        that cannot be said.  Nothing follows.
         """
 
     def tellChildToRedeploy(self) -> None:
@@ -303,7 +304,7 @@ watchChild = Step(lambda core, said: core.steps.watchChild(), "rollback")
 withdrawChild = Step(lambda core, why: core.steps.withdrawChild(why), killChild)
 confirmChild = Step(lambda core, said: core.steps.confirmChild())
 endChild = Step(lambda core, why: core.steps.endChild(why), killChild)
-dismissChild = Step(lambda core, said: core.steps.dismissChild(), killChild)
+dismissChild = Step(lambda core, said: core.steps.dismissChild())
 tellChildToRedeploy = Step(lambda core, said: core.steps.tellChildToRedeploy())
 
 sayReady = Step(lambda core, said: core.steps.sayReady(), "quit")
