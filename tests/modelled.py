@@ -301,8 +301,11 @@ class AsParent(Record):
         self.kill(self.kid)
 
     def dismissChild(self):
-        self.world.mayFail()
-        self.over(self.kid)
+        kid = self.kid
+        if self.world.isToFail():
+            self.abandon(kid)
+            raise ERROR.with_traceback(None)
+        self.over(kid)
 
     def tellChildToRedeploy(self):
         if self.state == "Replaced" and not self.kid.isAlive:
@@ -340,11 +343,19 @@ class AsParent(Record):
         kid.isOver, kid.overdue, kid.isWatched = True, None, False
         self.world.send(kid, "down", Abort("why"))
 
+    def abandon(self, kid):
+        """
+        End one that cannot be told to leave, and never hear of it again.
+        """
+        kid.isOver, kid.overdue, kid.isWatched = True, None, False
+        self.world.kill(kid)
+
     def reap(self, kid):
         """
         It has ended, or has said that it never will serve.
         """
         if not kid.isOver:
+            insist(kid.number == self.child, "who failed is not the child any more")
             self.over(kid)
             self.input("childFailed", ERROR)
 
