@@ -534,6 +534,13 @@ class Generation(AsParent, AsChild):
         return isKnown and self.isAlive and self.state != "Replaced"
 
     @property
+    def isGivenUpByTheDead(self):
+        """
+        Whether this process is about to hear that it is not wanted, and then the end.
+        """
+        return Abort("why") in self.down and END in self.down
+
+    @property
     def kids(self):
         """
         All that this process has started.
@@ -637,7 +644,9 @@ class Generation(AsParent, AsChild):
         """
         The operator wants a new version.
         """
-        self.world.isOwed = not self.world.isStopped
+        # One that was given up, and cannot tell anybody, has only its log.
+        isLost = self.isGivenUpByTheDead or self.world.isStopped
+        self.world.isOwed = self.world.isOwed or not isLost
         self.world.asked += 1
         self.input("redeploy")
 
@@ -915,6 +924,12 @@ class World:
         for one in self.alive:
             found += [Move(one.number, "goOn")] if one.todo else self._turn(one)
         return found
+
+    def promptDuties(self):
+        """
+        @return: what happens of it while nobody is too slow, nor the probation over.
+        """
+        return [move for move in self.duties() if not move.what.startswith("find")]
 
     def _turn(self, one):
         # What happens by itself comes first, and last what happens by the clock.

@@ -221,7 +221,7 @@ class Bytes(World):
         Have everything happen that is bound to.
         """
         for _ in range(300):
-            if not (moves := self.duties()):
+            if not (moves := self.promptDuties() or self.duties()):
                 break
             self.live(moves[0])
             with asserted():

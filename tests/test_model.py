@@ -77,6 +77,20 @@ def serving(generations):
     return world
 
 
+def withdrawn(generations):
+    """
+    @return: a service whose second process has served, and has been withdrawn, of which
+        the first one has not heard yet.
+    """
+    world = serving(generations)
+    world.do(Move(0, "upgrade"))
+    while moves := world.promptDuties():
+        world.do(moves[0])
+    world.do(Move(0, "rollback"))
+    world.do(world.promptDuties()[0])
+    return world
+
+
 @pytest.mark.parametrize(
     ("generations", "faults", "requests"), BOUNDS if IS_QUICK else BOUNDS + MORE_BOUNDS
 )
@@ -96,17 +110,18 @@ def test_every_order_of_what_can_happen(monkeypatch, table, generations, faults,
 STORIES = []
 
 
-def story(otherwise, *bounds, **narrowed):
+def story(otherwise, *bounds, begin=serving, **narrowed):
     """
     Have a rejected rule found out: a function that puts it back.
 
     @param otherwise: what is found.
     @param bounds: within which bounds.
+    @param begin: where the search begins.
     @param narrowed: attributes of the world, so that it is found soon.
     """
 
     def note(putBack):
-        case = (putBack, otherwise, bounds, narrowed)
+        case = (putBack, otherwise, bounds, begin, narrowed)
         STORIES.append(pytest.param(case, id=putBack.__name__))
         return putBack
 
@@ -151,7 +166,7 @@ def _spareTheChildIn(state, monkeypatch):
     monkeypatch.setattr(Generation, "kill", give)
 
 
-@story("nobody serves", 2, 1, 2)
+@story("nobody serves", 2, 1, 2, asks=("upgrade", "rollback"))
 def withdrawIsAbort(table, monkeypatch):
     """
     The child leaves, and who has withdrawn it is killed.
@@ -183,7 +198,7 @@ def itIsConfirmedUnheard(table, monkeypatch):
     _deafen("up", monkeypatch)
 
 
-@story("nobody serves", 2, 1, 2)
+@story("nobody serves", 2, 1, 2, asks=("upgrade", "confirm"))
 def itIsConfirmedAsAsked(table, monkeypatch):
     """
     The child wants to be confirmed, and is killed; its wish is heard first.
@@ -250,7 +265,7 @@ def aChildDespairs(table, monkeypatch):
     table["AwaitingCommit"]["parentTimedOut"] = table["AwaitingCommit"]["parentExited"]
 
 
-@story("two processes accept", 3, 1, 3, asks=("upgrade", "rollback"))
+@story("two processes accept", 3, 1, 1, begin=withdrawn, asks=("upgrade",))
 def abortIsNotSaid(table, monkeypatch):
     """
     A withdrawn child, which was told nothing, takes the end of its parent for its
@@ -259,7 +274,7 @@ def abortIsNotSaid(table, monkeypatch):
     monkeypatch.setattr(Generation, "abandon", lambda self, kid: vars(kid).update(isOver=True))
 
 
-@story("nobody serves", 2, 2, 2)
+@story("nobody serves", 2, 1, 0, begin=withdrawn)
 def thereIsNoWayBackFromTheWayBack(table, monkeypatch):
     """
     The old process cannot resume; while it leaves, the child gives up.
@@ -281,7 +296,7 @@ def aRequestIsToldBehindConfirm(table, monkeypatch):
     )
 
 
-@story("a request is lost", 2, 0, 3)
+@story("a request is lost", 2, 0, 3, asks=("upgrade", "redeploy", "rollback"))
 def aRequestIsKeptByTheChild(table, monkeypatch):
     """
     It is withdrawn, and leaves with it.
@@ -380,13 +395,13 @@ def test_each_rejected_rule_is_found_out(monkeypatch, table, case):
     """
     Each rule that was tried and rejected, put back, leads to what must never be.
     """
-    putBack, otherwise, (generations, faults, requests), narrowed = case
+    putBack, otherwise, (generations, *left), begin, narrowed = case
     putBack(table, monkeypatch)
     use(monkeypatch, table)
-    world = serving(generations)
+    world = begin(generations)
     vars(world).update(narrowed)
     with pytest.raises(Violation, match=otherwise):
-        Search(world, faults, requests).run()
+        Search(world, *left).run()
 
 
 # -- anything, in any order
