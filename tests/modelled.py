@@ -380,7 +380,8 @@ class AsParent(Record):
         if message is END:
             self.loseChild(kid)
         elif isinstance(message, Redeploy):
-            self.input("told")
+            # One that was given up does not do it: it is as if this one was asked.
+            self.input("redeploy" if kid.isOver else "told")
         elif kid.isOver or kid.isFinal:
             pass
         elif isinstance(message, Refused):
@@ -517,7 +518,7 @@ class Generation(AsParent, AsChild):
         """
         if self.state in SERVES:
             return True
-        if self.state not in YOUNG or Abort("why") in self.down:
+        if self.state not in YOUNG or Abort("why") in self.down or self.hasTerm:
             return False
         parent = None if self.parent is None else self.world.generations[self.parent]
         return parent is None or parent.state in ("dead", "Replaced", "Stopped")
@@ -527,6 +528,8 @@ class Generation(AsParent, AsChild):
         """
         Whether this process knows, or is about to hear, that a new version is wanted.
         """
+        if self.state == "Stopped" or Abort("why") in self.down:
+            return False
         if Redeploy() in self.down:
             return True
         # One that is replaced leaves it to its child.
@@ -700,7 +703,7 @@ class Generation(AsParent, AsChild):
         insist(self.waiting == 0, "a process leaves, and who asked for an upgrade is not told")
         if self.world.pidFile == self.number:
             self.world.pidFile = None
-        isUnread = Redeploy() in self.down
+        isUnread = Redeploy() in self.down or any(Redeploy() in kid.up for kid in self.kids)
         self.world.end(self)
         if isUnread:
             # A process that is asked while it leaves: its log says so.

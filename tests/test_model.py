@@ -410,6 +410,14 @@ which = st.integers(0, 20)
 cuts = st.none() | st.integers(0, 100)
 
 
+def faulty(method):
+    """
+    Have something go wrong if anything may; but at rest that is soon told: it ends the
+    service.
+    """
+    return precondition(lambda self: self.isFaulty and self.world.duties())(method)
+
+
 class Life(RuleBasedStateMachine):
     """
     What may happen to a service in a long life, byte by byte.
@@ -436,22 +444,21 @@ class Life(RuleBasedStateMachine):
         Have so much of it happen, with messages in one piece.
         """
         for number in order:
-            if moves := self.world.duties():
-                self.world.live(moves[number % len(moves)])
+            self.have(self.world.promptDuties(), number)
 
-    @precondition(lambda self: self.world.messages())
     @rule(number=which, count=st.integers(1, 100))
     def read(self, number, count):
-        moves = self.world.messages()
-        self.world.live(moves[number % len(moves)], count=count)
+        self.have(self.world.messages(), number, count=count)
+
+    @rule(number=which)
+    def endProbation(self, number):
+        self.have(self.named("findProbationOver"), number)
 
     # -- what somebody may ask for
 
-    @precondition(lambda self: self.world.requests())
     @rule(number=which)
     def ask(self, number):
-        moves = self.world.requests()
-        self.world.live(moves[number % len(moves)])
+        self.have([move for move in self.world.requests() if move.what != "stop"], number)
 
     @precondition(lambda self: not self.world.alive)
     @rule()
@@ -460,37 +467,61 @@ class Life(RuleBasedStateMachine):
 
     # -- what may go wrong
 
-    @precondition(lambda self: self.isFaulty and self.world.alive)
+    @faulty
+    @rule(number=which)
+    def stop(self, number):
+        self.have(self.named("stop"), number)
+
+    @faulty
+    @rule(number=which)
+    def beSilent(self, number):
+        self.have(self.named("findOverdue", "findParentOverdue"), number)
+
+    @faulty
     @rule(number=which, steps=st.integers(0, 4))
     def fail(self, number, steps):
         """
         A step raises.
         """
-        if moves := self.world.duties():
-            self.world.live(moves[number % len(moves)], failsIn=steps)
+        self.have(self.world.duties(), number, failsIn=steps)
 
-    # What is killed at rest is soon told: it ends the service.
-    @precondition(lambda self: self.isFaulty and self.world.duties())
+    @faulty
+    @rule(number=which)
+    def failToInitialise(self, number):
+        if self.have(self.named("failToInitialise"), number):
+            self.world.mourn()
+
+    @faulty
     @rule(number=which, up=cuts, down=cuts)
     def die(self, number, up, down):
         alive = self.world.alive
         self.world.lose(alive[number % len(alive)], up, down)
 
-    @precondition(lambda self: self.isFaulty and self.world.duties())
+    @faulty
     @rule(number=which, steps=st.integers(0, 4), up=cuts, down=cuts)
     def dieMeanwhile(self, number, steps, up, down):
-        moves = self.world.duties()
-        move = moves[number % len(moves)]
-        self.world.live(move, stepsLeft=steps)
+        move = self.have(self.world.duties(), number, stepsLeft=steps)
         self.world.lose(self.world.generations[move.who], up, down)
 
-    @precondition(lambda self: self.isFaulty)
-    @rule(number=which)
-    def failToInitialise(self, number):
-        found = self.world.faults()
-        if moves := [move for move in found if move.what == "failToInitialise"]:
-            self.world.live(moves[number % len(moves)])
-            self.world.mourn()
+    def named(self, *names):
+        """
+        @return: what can happen and has one of these names.
+        """
+        world = self.world
+        moves = (*world.duties(), *world.requests(), *world.faults())
+        return [move for move in moves if move.what in names]
+
+    def have(self, moves, number, **how):
+        """
+        Have one of these happen, if there is one.
+
+        @return: which.
+        """
+        if not moves:
+            return None
+        move = moves[number % len(moves)]
+        self.world.live(move, **how)
+        return move
 
     # -- what is true all the time, and in the end
 
