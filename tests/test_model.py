@@ -305,6 +305,20 @@ def aRequestIsKeptByTheChild(table, monkeypatch):
         table[state]["redeploy"] = (state, [remember])
 
 
+@story("a request is lost", 2, 0, 1, begin=withdrawn, asks=("redeploy",))
+def aRequestIsLostWithWhoWasWithdrawn(table, monkeypatch):
+    """
+    Who has withdrawn it does not listen to it any more.
+    """
+    hear = Generation.hearChild
+
+    def hearLess(self, kid, message):
+        if not kid.isOver or message is END:
+            hear(self, kid, message)
+
+    monkeypatch.setattr(Generation, "hearChild", hearLess)
+
+
 @story("a request is lost", 3, 0, 3, asks=("upgrade", "redeploy"), isHasty=False)
 def aRequestIsHandedOnOnce(table, monkeypatch):
     """
