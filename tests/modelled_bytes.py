@@ -6,7 +6,8 @@ on and on.
 from contextlib import contextmanager
 
 from hypothesis import note
-from modelled import END, ERROR, Move, Straight, Violation, World, insist
+from modelled import END, ERROR, Straight, Violation, insist
+from modelled_world import Move, World
 from twisted.internet.testing import StringTransport
 
 from txtableflip._handover.channel import Channel

@@ -16,8 +16,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from modelled import END, Generation, Move, Search, Violation, World
+from modelled import END, Generation, Violation
 from modelled_bytes import Bytes, asserted
+from modelled_world import Move, Search, World
 
 from txtableflip import _lifecycle
 from txtableflip._handover.messages import Ready, Redeploy
