@@ -182,6 +182,10 @@ class Record:
     """
     All that there is to know of a process: values that do not change, so that a copy
     is soon made.
+
+    @ivar overdue: what the parent does if this process says nothing for too long, if
+        it waits.
+    @ivar isPatient: whether it waits for its parent, with a deadline.
     """
 
     def __init__(self, world, parent):
@@ -208,9 +212,6 @@ class Record:
     def forget(self):
         """
         The parent knows nothing yet, or not any more.
-
-        @ivar overdue: what follows if it says nothing any more, if that is waited
-            for.
         """
         self.phase = "initialise"
         self.overdue = "giveUp"
