@@ -329,7 +329,6 @@ TABLE: dict[str, Rows] = {
         "told": ("Upgrading", _START),
         "stop": ("Stopped", [_PARKED, leave]),
         "fail": ("Stopped", [_PARKED, exitWithFailure, leave]),
-        "childFailed": ("Serving", [catchUp]),
         "handBack": ("Committing", [_PARKED, commitChild.orElse(killChild)]),
     },
     # The child initialises; this process accepts.
@@ -414,13 +413,15 @@ for _state, _why in _REFUSED.items():
 INPUTS = tuple(name for name in vars(Lifecycle) if not name.startswith("_"))
 
 
-def _build() -> tuple[TypeMachine[Lifecycle, Core], dict[str, TypedState[Lifecycle, Core]]]:
+def _build(
+    table: dict[str, Rows],
+) -> tuple[TypeMachine[Lifecycle, Core], dict[str, TypedState[Lifecycle, Core]]]:
     """
-    Make the machine of the table, and its states by name.
+    Make the machine of a table, and its states by name.
     """
     builder = TypeMachineBuilder(Lifecycle, Core)
-    states = {name: builder.state(name) for name in TABLE}
-    for name, rows in TABLE.items():
+    states = {name: builder.state(name) for name in table}
+    for name, rows in table.items():
         for what in INPUTS:
             after, steps = rows.get(what, (name, []))
             transition: Any = states[name].upon(getattr(Lifecycle, what)).to(states[after])
@@ -436,7 +437,7 @@ def _following(after: str, steps: list[Step]) -> Callable[..., None]:
     return follow
 
 
-machine, STATES = _build()
+machine, STATES = _build(TABLE)
 """
 The machine, for C{automat-visualize} and L{begin}, and its states by name.
 """

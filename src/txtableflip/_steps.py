@@ -101,7 +101,8 @@ class Steps(Protocol):
 
     def dismissChild(self) -> None:
         """
-        Tell a child that stands by to leave, whenever it has finished.
+        Tell a child that stands by to leave, whenever it has finished; or end it, if
+        that cannot be said.  Nothing follows.
         """
 
     def tellChildToRedeploy(self) -> None:
@@ -299,11 +300,11 @@ exitWithFailure = Step(lambda core, said: core.steps.exitWithFailure())
 startChild = Step(lambda core, said: _startChild(core))
 killChild = Step(lambda core, why: core.steps.killChild(why))
 commitChild = Step(lambda core, said: core.steps.commitChild())
-watchChild = Step(lambda core, said: core.steps.watchChild())
+watchChild = Step(lambda core, said: core.steps.watchChild(), "rollback")
 withdrawChild = Step(lambda core, why: core.steps.withdrawChild(why), killChild)
 confirmChild = Step(lambda core, said: core.steps.confirmChild())
 endChild = Step(lambda core, why: core.steps.endChild(why), killChild)
-dismissChild = Step(lambda core, said: core.steps.dismissChild(), killChild)
+dismissChild = Step(lambda core, said: core.steps.dismissChild())
 tellChildToRedeploy = Step(lambda core, said: core.steps.tellChildToRedeploy())
 
 sayReady = Step(lambda core, said: core.steps.sayReady(), "quit")

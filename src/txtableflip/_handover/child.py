@@ -197,10 +197,17 @@ class Child:
 
     def dismiss(self) -> None:
         """
-        Have one that stands by leave, whenever it has finished what is open.
+        Have one that stands by leave, whenever it has finished what is open; or end it
+        at once, if it cannot be told.
         """
-        self._ending.over()
-        self._stderr.close()
+        try:
+            self._ending.over()
+        except Exception:
+            # It would take the end of this process for a reason to serve.
+            self._ending.abandon()
+            raise
+        finally:
+            self._stderr.close()
 
     def abandon(self) -> None:
         """

@@ -81,12 +81,13 @@ class Ending:
 
     def abandon(self) -> None:
         """
-        There is nothing to report, as the child has not been started whole.
+        There is nothing to report, and the child is not to live: it has not been
+        started whole, or cannot be told to leave.
         """
         self.isOver = True
         self._deadline.stop()
         if self._process.pid is not None:
-            self._process.signal("KILL")
+            self._signal("KILL")
 
     def hurry(self) -> None:
         """
