@@ -203,11 +203,29 @@ def test_a_child_that_is_withdrawn_and_stands_by_is_dismissed(family):
     family.child.dismiss()
     assert family.listen() == [Abort("was not wanted")]
     assert family.reactor.getDelayedCalls() == []
-    assert family.say(Redeploy(), Ready(), Stopping(), Refused("x"), Confirm()) == []
+    assert family.say(Ready(), Stopping(), Refused("x"), Confirm()) == []
+    # It was told of that before it has read Abort, and never will do it.
+    assert family.say(Redeploy()) == ["redeploy"]
     family.end(number=9)
     family.close()
     assert family.signals == []
     assert "childFailed" not in family.rules.heard
+
+
+@pytest.mark.parametrize("phase", ["initialise", "commit"])
+def test_a_child_that_has_not_served_refuses_and_does_not_stop(family, phase):
+    """
+    From such a one, Stopping is nonsense, and it is not waited for.
+    """
+    family.say(Hello(os.getpid()))
+    if phase == "commit":
+        family.say(Ready())
+        family.child.commit(9.0)
+    assert family.say(Stopping()) == []
+    family.end(number=9)
+    family.close()
+    family.reactor.turn(0.1, times=100)
+    assert type(family.error) is ChildProtocolError
 
 
 def test_a_child_that_refuses_to_be_withdrawn_has_parked(family):

@@ -576,14 +576,13 @@ def test_a_parent_that_cannot_hand_over_takes_back(step):
     [
         *((phase, "withdrawChild") for phase in ("Committing", "Watching")),
         *((phase, "endChild") for phase in ("Upgrading", "Committing", "Watching")),
-        ("Withdrawing", "dismissChild"),
     ],
 )
 def test_a_child_that_cannot_be_told_is_killed(phase, step):
     """
     For it might serve beside this process, when that dies or before.
     """
-    inputs = {"withdrawChild": "rollback", "endChild": "stop", "dismissChild": "childReady"}
+    inputs = {"withdrawChild": "rollback", "endChild": "stop"}
     parent = process(phase)
     parent.raising = [step]
     assert parent.tell(inputs[step])[-2:] == [step, "killChild"]

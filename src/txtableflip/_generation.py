@@ -213,8 +213,10 @@ class Generation:
         self._child.withdraw(why)
 
     def confirmChild(self) -> None:
-        self.fds.park()
-        self._child.confirm()
+        try:
+            self.fds.park()
+        finally:
+            self._child.confirm()
 
     def endChild(self, why: Exception | None) -> None:
         self._child.end(why)

@@ -293,11 +293,13 @@ class Answers:
         """
         The child said something.
         """
+        if isinstance(message, Redeploy):
+            # One that has been dismissed never will do it.
+            self._lifecycle.redeploy() if self._ending.isOver else self._lifecycle.told()
+            return
         if self._ending.isOver:
             return
-        if isinstance(message, Redeploy):
-            self._lifecycle.told()
-        elif self.isFinal and isinstance(message, Stopping):
+        if self.isFinal and isinstance(message, Stopping):
             # What follows is its end, in good order.
             self._ending.over()
         elif self.isFinal:
@@ -308,11 +310,18 @@ class Answers:
             )
         elif isinstance(message, Refused):
             self._refused(message.reason)
-        elif isinstance(message, Stopping):
+        elif isinstance(message, Stopping) and self._mayStop:
             self._ending.over()
             self._lifecycle.childStopping()
         elif not self._ending.hasBegun:
             self._inTurn(message)
+
+    @property
+    def _mayStop(self) -> bool:
+        """
+        Whether it has served, or was told to leave: until then, it refuses.
+        """
+        return self._ending.hasBegun or self._ending.phase == "probation"
 
     def _refused(self, reason: str) -> None:
         what = f"refused to take over: {reason}"
