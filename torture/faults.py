@@ -103,7 +103,7 @@ PERHAPS = "old or nobody"
 MAY_BE = {ONE: (OLD, NEW), PERHAPS: (OLD, NOBODY)}
 
 UPGRADE_TIMEOUT = 6.0
-PROBATION = 1.0
+PROBATION = 2.0
 STOPPED_FOR = 10.0
 """
 How long a process is stopped, in seconds: longer than every deadline, for these
@@ -147,7 +147,7 @@ from twisted.internet import reactor
 from txtableflip import currentUpgrader
 def act(ignored):
     upgrader = currentUpgrader()
-    reactor.callLater(0.1, {})
+    reactor.callLater(0, {})
 if not os.path.exists("acted"):
     open("acted", "w").close()
     currentUpgrader().whenServing().addCallback(act)
