@@ -160,7 +160,7 @@ class Generation:
         Have it decided now whether the child serves for good: C{confirm} follows, if
         it lives, and its last answer was good.
         """
-        self._child.hurry()
+        self._child.probation.timeIsOver()
 
     def leave(self) -> None:
         """
