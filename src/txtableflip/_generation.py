@@ -274,7 +274,7 @@ class Generation:
         self.ports.finalise()
         self.fds.resume()
         self._older.limit(self.maxGenerations)
-        self._parent.releaseStderr()
+        self._parent.lastWords.end()
         _tellChanges(self.inventory, isFirst=self.number == 1)
 
     def letGo(self) -> None:
