@@ -166,7 +166,7 @@ class Generation:
         """
         Tidy up, after everything has been stopped.
         """
-        self.ports.stopFactories()
+        self.ports.factories.stop()
         self.ports.forgetAll()
         if self._pidFile is not None:
             self._pidFile.remove()
@@ -323,7 +323,7 @@ class Exit:
         drain = Drain(self._reactor, ours.connections, timeout, Journal(), ours.isReplaced)
         outcome = yield drain.run()
         yield ours.ports.stop()
-        ours.ports.stopFactories()
+        ours.ports.factories.stop()
         return outcome
 
     def endIn(self, seconds: float) -> None:
