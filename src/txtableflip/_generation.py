@@ -199,8 +199,6 @@ class Exit:
     @ivar isShuttingDown: whether the reactor is.
     """
 
-    _log = ProcessLogger()
-
     def __init__(self, reactor: Reactor, generation: Generation) -> None:
         self.isShuttingDown = False
         self._reactor = reactor

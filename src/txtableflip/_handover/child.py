@@ -24,10 +24,9 @@ from txtableflip._handover.messages import (
     Stopping,
     Withdraw,
 )
-from txtableflip._handover.probation import Probation, Terms
+from txtableflip._handover.probation import Terms
 from txtableflip._journal import Greeted, Journal, ProcessLogger
 from txtableflip._lifecycle import Lifecycle
-from txtableflip._observers import Deadline
 from txtableflip.errors import (
     ChannelError,
     ChildExited,
@@ -65,11 +64,11 @@ class Child:
         ours, self._theirs = socket.socketpair()
         self._reactor = reactor
         self._isHandedBack = False
-        self._deadline = Deadline(reactor)
-        self.probation = Probation(reactor, lifecycle)
-        self._ending = Ending(self._deadline, self.probation, self._say, lifecycle)
+        self._ending = Ending(reactor, lifecycle, self._say)
         self._process = self._ending.process
-        self._answers = Answers(self._deadline, self.probation, self._ending, lifecycle)
+        self._deadline = self._ending.deadline
+        self.probation = self._ending.probation
+        self._answers = Answers(self._ending, lifecycle)
         self._channel = connectChannel(reactor, ours, self._answers, "child")
 
     @property
@@ -226,16 +225,8 @@ class Answers:
     _log = ProcessLogger()
     _journal = Journal()
 
-    def __init__(
-        self,
-        deadline: Deadline,
-        probation: Probation,
-        ending: Ending,
-        lifecycle: Lifecycle,
-    ) -> None:
+    def __init__(self, ending: Ending, lifecycle: Lifecycle) -> None:
         self.isWithdrawn = False
-        self._deadline = deadline
-        self._probation = probation
         self._ending = ending
         self._lifecycle = lifecycle
         self._can: tuple[str, ...] = ()
@@ -297,22 +288,22 @@ class Answers:
             self._ending.process.greetedBy(message.pid)
             self._journal.tell(Greeted, child=message.pid)
         elif isinstance(message, Ready) and self.isWithdrawn:
-            self._deadline.stop()
+            self._ending.deadline.stop()
             self._lifecycle.childReady(self._ending.describe())
         elif isinstance(message, Ready) and phase == "initialise":
-            self._deadline.stop()
+            self._ending.deadline.stop()
             # Whether or not it can be told to serve.
             self._ending.phase = "commit"
             self._lifecycle.childReady()
         elif isinstance(message, Serving) and phase == "commit":
             self._ending.phase = "probation"
             if not self.isWithdrawn:
-                self._deadline.stop()
+                self._ending.deadline.stop()
             self._lifecycle.childServing()
         elif isinstance(message, Withdraw) and phase == "probation":
-            self._probation.rollback(f"asked to be withdrawn: {message.reason}")
+            self._ending.probation.rollback(f"asked to be withdrawn: {message.reason}")
         elif isinstance(message, Confirm) and phase == "probation":
-            self._probation.timeIsOver()
+            self._ending.probation.timeIsOver()
         else:
             self.channelGarbled(ChannelError(f"{message} at the wrong time"))
 

@@ -12,6 +12,7 @@ from txtableflip._handover.probation import Probation
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._observers import Deadline
 from txtableflip.errors import ChildExited, ChildProtocolError, Phase, RolledBack, UpgradeFailed
+from txtableflip.interfaces import Reactor
 
 TERM_GRACE = 5.0
 """
@@ -40,28 +41,23 @@ class Ending:
 
     @ivar phase: how far the child has come.
     @ivar isFinal: whether it never will be taken back.
+    @ivar deadline: when it has to have answered.
+    @ivar probation: while it may be taken back.
     @ivar hasBegun: whether the child was told to leave.
     @ivar isOver: whether there is nothing more to report.
     """
 
     def __init__(
-        self,
-        deadline: Deadline,
-        probation: Probation,
-        say: Callable[[Abort], object],
-        lifecycle: Lifecycle,
+        self, reactor: Reactor, lifecycle: Lifecycle, say: Callable[[Abort], object]
     ) -> None:
         """
-        @param deadline: the one of the conversation, which ends now.
-        @param probation: ends now, too.
         @param say: sends a message to the child, as far as there is a channel.
-        @param lifecycle: hears what the upgrade has failed of.
         """
         self.phase: Phase = "start"
         self.hasBegun = self.isOver = self.isFinal = False
         self.process = ChildProcess(self._exited)
-        self._deadline = deadline
-        self._probation = probation
+        self.deadline = Deadline(reactor)
+        self.probation = Probation(reactor, lifecycle)
         self._say = say
         self._lifecycle = lifecycle
         self._verdict: tuple[type[UpgradeFailed], str] | None = None
@@ -72,7 +68,7 @@ class Ending:
         There is nothing to report, as the child has not been started whole.
         """
         self.isOver = True
-        self._deadline.stop()
+        self.deadline.stop()
         self.process.stderr.close()
         if self.process.pid is not None:
             self.process.signal("KILL")
@@ -84,11 +80,11 @@ class Ending:
         if self.isOver:
             return
         self.hasBegun = True
-        self._probation.stop()
+        self.probation.stop()
         self.judge(error, what)
         self._say(Abort(what))
         self.process.signalAll("TERM", isConnected=not self._isLost)
-        self._deadline.after(TERM_GRACE, self.kill, error, what)
+        self.deadline.after(TERM_GRACE, self.kill, error, what)
 
     def kill(self, error: type[UpgradeFailed], what: str) -> None:
         """
@@ -139,8 +135,8 @@ class Ending:
         Have no more to do with the child.
         """
         self.isOver = True
-        self._probation.stop()
-        self._deadline.stop()
+        self.probation.stop()
+        self.deadline.stop()
         # It may live, or something of it may: a process that it has forked, which
         # must not take the end of this one for a reason to serve.
         self._say(Abort(self.describe().what))
@@ -157,7 +153,7 @@ class Ending:
         """
         Give the child time to be reaped, and its last words time to arrive.
         """
-        self._probation.stop()
+        self.probation.stop()
         self.process.reap()
         if self.isOver:
             return
@@ -165,7 +161,7 @@ class Ending:
         if self._isLost and (hasEnded or (self.phase in _ALONE and self.process.isGone)):
             self._finish()
         elif seconds > 0:
-            self._deadline.after(_REAP_INTERVAL, self._awaitExit, seconds - _REAP_INTERVAL)
+            self.deadline.after(_REAP_INTERVAL, self._awaitExit, seconds - _REAP_INTERVAL)
         elif self._isKilled or (self.process.isReaped and not self.process.outlives):
             self._finish()
         elif self._verdict is None:
