@@ -77,7 +77,6 @@ class Generation(Relatives):
         self.isReplaced = False
         self._upgradeTimeout = upgradeTimeout
         self._command = command
-        self._pidFile = PidFile(pidFile) if pidFile else None
         self.inventory = Inventory()
         self.connections = Connections()
         self.ports = Ports(
@@ -89,11 +88,11 @@ class Generation(Relatives):
         self._insisting = Deadline(reactor)
         self.maxGenerations = MAX_GENERATIONS
         manifest = self._parent.manifest
+        path = pidFile or manifest.pidFile
+        self._pidFile = PidFile(path) if path else None
         self.number = ProcessLogger.generation = manifest.generation
         self.inventory.inherit(manifest.entries, self._parent.descriptors)
         self._older = Older(reactor, self.inventory)
-        if manifest.pidFile:
-            self.suggestPidFile(manifest.pidFile)
 
     @property
     def olderAreGone(self) -> OneShot:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.process import reapAllProcesses
+
 from txtableflip._handover.childprocess import ChildProcess
 from txtableflip._handover.messages import Abort
 from txtableflip._handover.probation import Probation
@@ -154,7 +156,8 @@ class Ending:
         Give the child time to be reaped, and its last words time to arrive.
         """
         self.probation.stop()
-        self.process.reap()
+        # The reactor need not handle SIGCHLD.
+        reapAllProcesses()
         if self.isOver:
             return
         hasEnded = self.process.hasEnded and not self.process.outlives

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from types import TracebackType
+from typing import Any
 
 
 class LastWords:
@@ -27,16 +27,14 @@ class LastWords:
         """
         self._previousHook, sys.excepthook = sys.excepthook, self._dying
 
-    def _dying(
-        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
+    def _dying(self, *error: Any) -> None:
         """
         The interpreter is about to end by an exception.  The parent is to read
         of it: sys.stderr may lead to the log by now, where twistd redirects it.
         """
-        self._previousHook(kind, error, trace)
+        self._previousHook(*error)
         if sys.stderr is not sys.__stderr__:
-            traceback.print_exception(kind, error, trace, file=sys.__stderr__)
+            traceback.print_exception(*error, file=sys.__stderr__)
 
     def end(self) -> None:
         """
