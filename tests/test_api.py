@@ -121,5 +121,6 @@ def test_the_names_that_an_upgrader_gives_are_found():
     """
     The test above sees what is in attributes, properties, and methods' results.
     """
-    found = {each.__name__ for each in shown(txtableflip.Upgrader)}
+    bases = withBases(txtableflip.Upgrader)
+    found = {each.__name__ for value in bases for each in shown(value)}
     assert found == {"Changes", "Fds", "InheritableEndpoint", "OpenConnection", "StopHandler"}

@@ -15,7 +15,7 @@ from reactors import Turns
 from twisted.internet.error import ConnectionDone, ProcessDone, ProcessTerminated
 from twisted.python.failure import Failure
 
-from txtableflip._handover import ending
+from txtableflip._handover import childprocess
 from txtableflip._handover.child import COMMIT_TIMEOUT, WITHDRAW_TIMEOUT, Child
 from txtableflip._handover.ending import STATUS_TIMEOUT, TERM_GRACE
 from txtableflip._handover.frames import FrameReader
@@ -151,7 +151,7 @@ def family(monkeypatch):
     A child that has been sent its manifest; nobody is ever signalled.
     """
     killed = []
-    monkeypatch.setattr(ending.os, "kill", lambda *arguments: killed.append(arguments))
+    monkeypatch.setattr(childprocess.os, "kill", lambda *arguments: killed.append(arguments))
     made = Family(os.getpid())
     yield made
     made.theirs.close()
@@ -160,7 +160,7 @@ def family(monkeypatch):
         reader.connectionLost(Failure(ConnectionDone()))
     for call in made.reactor.getDelayedCalls():
         call.cancel()
-    made.child._stderr.close()
+    made.child._process.stderr.close()
     assert killed == []
 
 
@@ -347,10 +347,10 @@ def test_an_operator_who_confirms_a_child_that_has_ended_does_not_lose_the_servi
     family.serving()
     family.theirs.close()
     family.end(number=9)
-    family.child.hurry()
+    family.child.probation.timeIsOver()
     family.reactor.turn(times=9)
     assert type(family.error) is RolledBack
-    family.child.hurry()
+    family.child.probation.timeIsOver()
     family.reactor.turn(times=9)
     assert "confirm" not in family.rules.heard
 

@@ -211,7 +211,7 @@ def deliver(data, filenos, pieces=1):
             parent = receiveManifest(theirs, DEADLINE)
         except ChannelError:
             return None
-        os.close(parent._stderr)
+        os.close(parent.lastWords.stderr)
         inventory = Inventory()
         try:
             inventory.inherit(parent.manifest.entries, parent.descriptors)
@@ -342,7 +342,7 @@ def test_credentials_are_not_taken_for_descriptors():
         ours.sendall(data[6:])
         parent = receiveManifest(theirs, DEADLINE)
         assert parent.descriptors == []
-        os.close(parent._stderr)
+        os.close(parent.lastWords.stderr)
         # It has a descriptor by which its process is known.
         del parent
 

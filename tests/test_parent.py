@@ -210,7 +210,7 @@ def test_a_manifest_comes_with_its_descriptors(pair, count):
         pair[1].settimeout(20)
         assert pair[1].recv(10) == b"next"
     finally:
-        for fileno in [*files, *parent.descriptors, parent._stderr]:
+        for fileno in [*files, *parent.descriptors, parent.lastWords.stderr]:
             os.close(fileno)
 
 
@@ -257,8 +257,8 @@ def test_a_manifest_says_whether_the_standard_error_comes(pair):
     """
     send(pair[0], BARE, [])
     found = receiveManifest(pair[1], 20)
-    assert (found.descriptors, found._stderr) == ([], None)
-    found.releaseStderr()
+    assert (found.descriptors, found.lastWords.stderr) == ([], None)
+    found.lastWords.end()
 
 
 def test_a_descriptor_of_a_kind_that_is_not_known_comes_with_the_others(pair):
@@ -270,7 +270,7 @@ def test_a_descriptor_of_a_kind_that_is_not_known_comes_with_the_others(pair):
     found = receiveManifest(pair[1], 20)
     assert found.manifest.entries == (unknown,)
     assert len(found.descriptors) == 1
-    for fileno in [*found.descriptors, found._stderr]:
+    for fileno in [*found.descriptors, found.lastWords.stderr]:
         os.close(fileno)
 
 

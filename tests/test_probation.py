@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import pytest_twisted
@@ -48,12 +49,12 @@ class Trial:
     def __init__(self, *answers, seconds=10.0):
         self.clock, self.decided, self.asked = Turns(), [], 0
         self.answers = list(answers)
-        self.probation = Probation(
-            self.clock,
-            Terms(seconds, self._check if answers else None),
-            lambda: self.decided.append("confirm"),
-            self.decided.append,
+        rules = SimpleNamespace(
+            confirm=lambda: self.decided.append("confirm"),
+            rollback=lambda error: self.decided.append(error.what),
         )
+        self.probation = Probation(self.clock, rules)
+        self.probation.begin(Terms(seconds, self._check if answers else None))
 
     def _check(self):
         self.asked += 1

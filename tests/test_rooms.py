@@ -15,6 +15,7 @@ WORDS = {"errors", "interfaces", "_observers", "_journal"}
 PRIVATE = {
     "_generation",
     "_older",
+    "_relatives",
     "_lifecycle",
     "_steps",
     "_handover",
@@ -36,6 +37,7 @@ USES = {
     "_handover": WORDS | {"_lifecycle"},
     "_sockets": WORDS | {"_draining", "_handover.manifest"},
     "_older": WORDS | {"_handover.manifest", "_sockets.inventory"},
+    "_relatives": WORDS | {"_lifecycle", "_handover", "_launch"},
     "_generation": PRIVATE,
 }
 """

@@ -13,33 +13,24 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 
 from txtableflip._draining.connections import Connections
 from txtableflip._draining.drain import Drain, loadKnownProtocols
-from txtableflip._handover.child import Child
 from txtableflip._handover.messages import (
-    Confirm,
     Manifest,
-    Redeploy,
-    Refused,
-    Serving,
-    Stopping,
-    Withdraw,
 )
-from txtableflip._handover.nobody import NoChild, NoParent
 from txtableflip._handover.parent import Parent
-from txtableflip._handover.probation import Terms
-from txtableflip._journal import Journal, Left, ProcessLogger, Started, Starting, Watching
+from txtableflip._journal import Journal, Left, ProcessLogger, Starting
 from txtableflip._launch import exitstatus, watchdog
 from txtableflip._launch.command import Command
 from txtableflip._launch.logfile import shareAccessLog
-from txtableflip._launch.origin import CHANNEL_DESCRIPTOR
 from txtableflip._launch.pidfile import PidFile
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._observers import Deadline, OneShot
 from txtableflip._older import Older
+from txtableflip._relatives import Relatives
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
 from txtableflip._sockets.ports import Ports
 from txtableflip._sockets.uninherited import foreignListeners
-from txtableflip.errors import ChannelError, ChildNotStarted, PidFileError
+from txtableflip.errors import PidFileError
 from txtableflip.interfaces import Reactor
 
 MAX_GENERATIONS = 4
@@ -56,23 +47,17 @@ seconds.
 _log = ProcessLogger()
 
 
-class Generation:
+class Generation(Relatives):
     """
-    Joins the parent, the child, the ports and the pid file.  It implements
+    Joins parent and child, the ports and the pid file.  It implements
     L{txtableflip._steps.Steps}.
 
     @ivar number: which one it is in the chain, counted from 1.
-    @ivar child: the last one that was started.
-    @ivar signals: the numbers of the signals that must not kill a child which
-        has no handler for them yet.
     @ivar service: what runs the upgrades of this process, if something does.
-    @ivar terms: on what terms a child is on probation.
     @ivar maxGenerations: how many may live when this one serves for good, this one
         included: the oldest are ended.
     @ivar isReplaced: whether a child has taken over for good.
     """
-
-    _journal = Journal()
 
     def __init__(
         self,
@@ -87,16 +72,11 @@ class Generation:
         @raise ChannelError: if a socket that the parent sent is not what its
             name says.
         """
-        self.signals: list[int] = []
+        super().__init__(reactor, parent)
         self.service: object = None
-        self.terms = Terms()
         self.isReplaced = False
-        self._reactor = reactor
-        self._parent = parent or NoParent()
-        self.child: Child | NoChild = NoChild()
         self._upgradeTimeout = upgradeTimeout
         self._command = command
-        self._pidFile = PidFile(pidFile) if pidFile else None
         self.inventory = Inventory()
         self.connections = Connections()
         self.ports = Ports(
@@ -108,11 +88,11 @@ class Generation:
         self._insisting = Deadline(reactor)
         self.maxGenerations = MAX_GENERATIONS
         manifest = self._parent.manifest
+        path = pidFile or manifest.pidFile
+        self._pidFile = PidFile(path) if path else None
         self.number = ProcessLogger.generation = manifest.generation
         self.inventory.inherit(manifest.entries, self._parent.descriptors)
         self._older = Older(reactor, self.inventory)
-        if manifest.pidFile:
-            self.suggestPidFile(manifest.pidFile)
 
     @property
     def olderAreGone(self) -> OneShot:
@@ -126,9 +106,8 @@ class Generation:
         """
         Begin to talk with the parent, if there is one.
         """
-        self._lifecycle = lifecycle
         self._older.watch()
-        self._parent.connect(self._reactor, lifecycle)
+        super().connect(lifecycle)
 
     def suggestPidFile(self, path: str) -> None:
         """
@@ -147,26 +126,11 @@ class Generation:
         if self._pidFile is not None:
             self._pidFile.prepare()
 
-    def sayGoodbye(self) -> None:
-        """
-        This process ends in good order: those who know of it are not to think that it
-        has crashed, or that it has gone before it has.
-        """
-        self._parent.sayGoodbye()
-        self.child.keepChannelUntilExit()
-
-    def hurry(self) -> None:
-        """
-        Have it decided now whether the child serves for good: C{confirm} follows, if
-        it lives, and its last answer was good.
-        """
-        self._child.hurry()
-
     def leave(self) -> None:
         """
         Tidy up, after everything has been stopped.
         """
-        self.ports.stopFactories()
+        self.ports.factories.stop()
         self.ports.forgetAll()
         if self._pidFile is not None:
             self._pidFile.remove()
@@ -184,75 +148,13 @@ class Generation:
             pidFile=self._pidFile.path if self._pidFile is not None else None,
             entries=self.inventory.entries(),
         )
-        child = self.child = Child(self._reactor, self._lifecycle)
-        try:
-            environment = command.environment(os.environ)
-            child.start(command.argv(), environment, CHANNEL_DESCRIPTOR, self.signals)
-            child.sendManifest(manifest, self.inventory.descriptors())
-        except Exception as error:
-            child.abandon()
-            if not isinstance(error, (OSError, ValueError, ChannelError)):
-                raise
-            what = f"could not be started as {command}: {error}"
-            raise ChildNotStarted(what, phase="start", pid=child.pid) from error
-        self._journal.tell(
-            Started,
-            child=child.pid,
-            childGeneration=manifest.generation,
-            command=str(command),
-        )
-
-    def commitChild(self) -> None:
-        self._child.commit(self.terms.seconds)
-
-    def watchChild(self) -> None:
-        self._journal.tell(Watching, child=self.child.pid, seconds=self.terms.seconds)
-        self._child.watch(self.terms)
-
-    def withdrawChild(self, why: Exception | None) -> None:
-        self._child.withdraw(why)
+        self.begin(command, manifest, self.inventory.descriptors())
 
     def confirmChild(self) -> None:
         try:
             self.fds.park()
         finally:
-            self._child.confirm()
-
-    def endChild(self, why: Exception | None) -> None:
-        self._child.end(why)
-
-    def killChild(self, why: Exception | None) -> None:
-        self._child.kill(why)
-
-    def dismissChild(self) -> None:
-        self._child.dismiss()
-
-    def tellChildToRedeploy(self) -> None:
-        self._child.redeploy()
-
-    def sayReady(self) -> None:
-        self._parent.sayReady()
-
-    def sayServing(self) -> None:
-        self._parent.say(Serving())
-
-    def sayRefused(self, reason: str) -> None:
-        self._parent.say(Refused(reason))
-
-    def sayStopping(self) -> None:
-        self._parent.ask(Stopping())
-
-    def askToBeWithdrawn(self, reason: str) -> None:
-        self._parent.ask(Withdraw(reason))
-
-    def askToBeConfirmed(self) -> None:
-        self._parent.ask(Confirm())
-
-    def tellParentToRedeploy(self) -> None:
-        self._parent.ask(Redeploy())
-
-    def killParent(self) -> None:
-        self._parent.kill()
+            super().confirmChild()
 
     def park(self) -> None:
         self._insisting.stop()
@@ -276,7 +178,7 @@ class Generation:
         self.ports.finalise()
         self.fds.resume()
         self._older.limit(self.maxGenerations)
-        self._parent.releaseStderr()
+        self._parent.lastWords.end()
         _tellChanges(self.inventory, isFirst=self.number == 1)
 
     def letGo(self) -> None:
@@ -290,12 +192,6 @@ class Generation:
     def die(self) -> None:
         os._exit(1)
 
-    @property
-    def _child(self) -> Child:
-        if isinstance(self.child, NoChild):
-            raise TypeError("there is no child")
-        return self.child
-
 
 class Exit:
     """
@@ -303,8 +199,6 @@ class Exit:
 
     @ivar isShuttingDown: whether the reactor is.
     """
-
-    _log = ProcessLogger()
 
     def __init__(self, reactor: Reactor, generation: Generation) -> None:
         self.isShuttingDown = False
@@ -325,7 +219,7 @@ class Exit:
         drain = Drain(self._reactor, ours.connections, timeout, Journal(), ours.isReplaced)
         outcome = yield drain.run()
         yield ours.ports.stop()
-        ours.ports.stopFactories()
+        ours.ports.factories.stop()
         return outcome
 
     def endIn(self, seconds: float) -> None:

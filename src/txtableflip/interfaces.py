@@ -82,16 +82,11 @@ class Reactor(Protocol):
         """
 
 
-class IUpgrader(Interface):
+class IInheriting(Interface):
     """
-    This process as one in a chain of generations: L{txtableflip.Upgrader}, or
-    L{txtableflip.testing.FakeUpgrader} in unit tests.
+    What this process has been left by its parent, and leaves to its child.
     """
 
-    hasParent: bool = Attribute(
-        "Whether this process was started in an upgrade (tableflip's C{HasParent})."
-    )
-    generation: int = Attribute("Which one this is in its chain, counted from 1.")
     reactor: Any = Attribute(
         "The reactor, but that what listens through it is inherited: for "
         "C{TCPServer(..., reactor=upgrader.reactor)} and the like."
@@ -107,7 +102,7 @@ class IUpgrader(Interface):
     )
     changes: Any = Attribute(
         "How what this process uses differs from what its parent used, "
-        "L{txtableflip.Changes}: complete when L{ready} fires."
+        "L{txtableflip.Changes}: complete when L{IUpgrader.ready} fires."
     )
 
     def endpoint(description: str, drainTimeout: float | None = None) -> IStreamServerEndpoint:
@@ -117,7 +112,7 @@ class IUpgrader(Interface):
 
         @param description: an endpoint string, such as C{tcp:8080}.
         @param drainTimeout: how long its connections have to finish when this
-            process leaves, in seconds, if not as long as all (L{drain}).
+            process leaves, in seconds, if not as long as all (L{IUpgrader.drain}).
         @raise ValueError: if C{description} describes no endpoint, or
             C{drainTimeout} is not positive.
         """
@@ -142,6 +137,18 @@ class IUpgrader(Interface):
 
         @return: the same Deferred.
         """
+
+
+class IUpgrader(IInheriting):
+    """
+    This process as one in a chain of generations: L{txtableflip.Upgrader}, or
+    L{txtableflip.testing.FakeUpgrader} in unit tests.
+    """
+
+    hasParent: bool = Attribute(
+        "Whether this process was started in an upgrade (tableflip's C{HasParent})."
+    )
+    generation: int = Attribute("Which one this is in its chain, counted from 1.")
 
     def ready() -> Deferred[None]:
         """

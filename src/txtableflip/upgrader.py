@@ -43,8 +43,53 @@ How long a child has to become ready if nothing else is said, in seconds.
 """
 
 
+class _Inheriting:
+    """
+    What is inherited, as applications see it.
+    """
+
+    def _inherit(self, reactor: Reactor, generation: Generation) -> None:
+        """
+        Begin with what a generation has been left.
+        """
+        self.reactor: Any = InheritingReactor(reactor, generation.ports)
+        self.fds: Fds = generation.fds
+        self.changes: Changes = generation.inventory.changes
+        self._reactor = reactor
+        self._ours = generation
+        self._readiness = Readiness(reactor, generation.inventory)
+
+    @property
+    def used(self) -> list[str]:
+        """
+        What a child would inherit, in words.
+        """
+        return self._ours.inventory.names()
+
+    @property
+    def connections(self) -> list[OpenConnection]:
+        """
+        The open connections that inheritable listeners have accepted.
+        """
+        return self._ours.connections.describe()
+
+    def endpoint(
+        self, description: str, drainTimeout: float | None = None
+    ) -> InheritableEndpoint:
+        if drainTimeout is not None:
+            checkTimeout("drainTimeout", drainTimeout)
+        reactor = InheritingReactor(self._reactor, self._ours.ports, drainTimeout)
+        return InheritableEndpoint(reactor, self._readiness, description)
+
+    def whenListening(self) -> Deferred[None]:
+        return self._readiness.whenSettled()
+
+    def notReadyUntil(self, happening: Deferred[Any]) -> Deferred[Any]:
+        return self._readiness.require(happening)
+
+
 @implementer(IUpgrader)
-class Upgrader:
+class Upgrader(_Inheriting):
     """
     The one object of a process that knows of its parent and its child.
 
@@ -79,9 +124,8 @@ class Upgrader:
         @param command: what to start as the next version, in the place of the
             command by which this process was started.  It must not become a
             daemon.
-        @param envFile: the path of a file with environment variables for the
-            next version, C{NAME=value} in each line, which is read when that
-            is started.
+        @param envFile: the path of a file with environment variables, C{NAME=value}
+            in each line, which is read when the next version is started.
         @param maxGenerations: how many may live when one serves for good: the oldest
             are ended then, though they may have connections.
         @param probation: for how long a child that serves may be taken back, in
@@ -127,44 +171,11 @@ class Upgrader:
         """
         self.hasParent = hasParent
         self.generation: int = generation.number
-        self.reactor: Any = InheritingReactor(reactor, generation.ports)
-        self.fds: Fds = generation.fds
-        self.changes: Changes = generation.inventory.changes
-        self._reactor = reactor
-        self._ours = generation
+        self._inherit(reactor, generation)
         self._exit = Exit(reactor, generation)
-        self._readiness = Readiness(reactor, generation.inventory)
         self._core = Core(generation)
         state = "InitialisingBesideParent" if hasParent else "Initialising"
         self._lifecycle = _lifecycle.begin(self._core, state)
-
-    @property
-    def used(self) -> list[str]:
-        """
-        What a child would inherit, in words.
-        """
-        return self._ours.inventory.names()
-
-    @property
-    def connections(self) -> list[OpenConnection]:
-        """
-        The open connections that inheritable listeners have accepted.
-        """
-        return self._ours.connections.describe()
-
-    def endpoint(
-        self, description: str, drainTimeout: float | None = None
-    ) -> InheritableEndpoint:
-        if drainTimeout is not None:
-            checkTimeout("drainTimeout", drainTimeout)
-        reactor = InheritingReactor(self._reactor, self._ours.ports, drainTimeout)
-        return InheritableEndpoint(reactor, self._readiness, description)
-
-    def whenListening(self) -> Deferred[None]:
-        return self._readiness.whenSettled()
-
-    def notReadyUntil(self, happening: Deferred[Any]) -> Deferred[Any]:
-        return self._readiness.require(happening)
 
     def ready(self) -> Deferred[None]:
         try:
@@ -198,21 +209,15 @@ class Upgrader:
         self._lifecycle.redeploy()
 
     def rollback(self, reason: str) -> None:
-        self._checkState("OnProbation", "Upgrading", "Committing", "Watching")
+        _checkState(self._core, "OnProbation", "Upgrading", "Committing", "Watching")
         self._lifecycle.rollback(RolledBack(reason, phase="probation"))
 
     def confirm(self) -> None:
-        self._checkState("OnProbation", "Watching")
+        _checkState(self._core, "OnProbation", "Watching")
         if self._core.state == "Watching":
             self._ours.hurry()
         else:
             self._lifecycle.confirm()
-
-    def _checkState(self, *states: str) -> None:
-        if self._core.state not in states:
-            raise NotOnProbation(
-                f"there is nothing to take back or confirm: {self._core.state}"
-            )
 
     def redeployOn(self, name: str) -> None:
         self._ours.signals.append(redeployOn(name, self._reactor, self.redeploy))
@@ -236,7 +241,7 @@ class Upgrader:
         return drained.addCallback(lambda outcome: outcome.cut)
 
 
-for _name, _described in IUpgrader.namesAndDescriptions():
+for _name, _described in IUpgrader.namesAndDescriptions(all=True):
     # So that help(), too, has what the interface says.
     if callable(getattr(Upgrader, _name, None)):
         getattr(Upgrader, _name).__doc__ = _described.__doc__
@@ -273,6 +278,14 @@ def checkCommand(command: Sequence[str]) -> None:
         raise ValueError(
             f"command must be a list of strings, a program and its arguments, not {command!r}"
         )
+
+
+def _checkState(core: Core, *states: str) -> None:
+    """
+    @raise NotOnProbation: if the rules are in none of these states.
+    """
+    if core.state not in states:
+        raise NotOnProbation(f"there is nothing to take back or confirm: {core.state}")
 
 
 def _makeTerms(

@@ -4,7 +4,6 @@ The process that this one starts, to be replaced by it: the conversation.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping, Sequence
 
@@ -25,11 +24,9 @@ from txtableflip._handover.messages import (
     Stopping,
     Withdraw,
 )
-from txtableflip._handover.probation import Probation, Terms
-from txtableflip._handover.spawned import Spawned, isOpen
+from txtableflip._handover.probation import Terms
 from txtableflip._journal import Greeted, Journal, ProcessLogger
 from txtableflip._lifecycle import Lifecycle
-from txtableflip._observers import Deadline
 from txtableflip.errors import (
     ChannelError,
     ChildExited,
@@ -37,7 +34,6 @@ from txtableflip.errors import (
     ChildRefused,
     ChildTimedOut,
     HandoverFailed,
-    RolledBack,
     UpgradeFailed,
 )
 from txtableflip.interfaces import Reactor
@@ -60,19 +56,19 @@ class Child:
     """
     A child, as it is started and told what to do; what it says is heard by
     L{Answers}.
+
+    @ivar probation: while it may be taken back.
     """
 
     def __init__(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
-        # Closed with this object at the latest, should the rest not be had.
-        self._stderr = open(os.dup(2) if isOpen(2) else os.devnull, "wb", 0)  # noqa: SIM115
         ours, self._theirs = socket.socketpair()
         self._reactor = reactor
-        self._lifecycle = lifecycle
         self._isHandedBack = False
-        self._deadline = Deadline(reactor)
-        self._process = Spawned(self._exited)
-        self._ending = Ending(self._process, self._deadline, self._say, self._report)
-        self._answers = Answers(self._process, self._deadline, self._ending, lifecycle)
+        self._ending = Ending(reactor, lifecycle, self._say)
+        self._process = self._ending.process
+        self._deadline = self._ending.deadline
+        self.probation = self._ending.probation
+        self._answers = Answers(self._ending, lifecycle)
         self._channel = connectChannel(reactor, ours, self._answers, "child")
 
     @property
@@ -87,7 +83,7 @@ class Child:
         """
         Whether it never will be taken back.
         """
-        return self._answers.isFinal
+        return self._ending.isFinal
 
     def start(
         self,
@@ -116,13 +112,9 @@ class Child:
 
         @raise ChannelError: if that is too long to be told.
         """
-        self._channel.send(manifest, [self._stderr.fileno(), *descriptors])
-        self._deadline.after(
-            manifest.upgradeTimeout,
-            self._ending.giveUp,
-            ChildTimedOut,
-            f"was not ready after {manifest.upgradeTimeout:g} seconds",
-        )
+        self._channel.send(manifest, [self._process.stderr.fileno(), *descriptors])
+        late = f"was not ready after {manifest.upgradeTimeout:g} seconds"
+        self._deadline.after(manifest.upgradeTimeout, self._ending.giveUp, ChildTimedOut, late)
 
     def commit(self, probation: float) -> None:
         """
@@ -144,22 +136,14 @@ class Child:
         """
         if self._isHandedBack or not self._answers.can(PROBATION):
             terms = Terms()
-        self._ending.probation = Probation(
-            self._reactor, terms, self._lifecycle.confirm, self._answers.rollback
-        )
-
-    def hurry(self) -> None:
-        """
-        Have it decided now whether it serves for good.
-        """
-        self._ending.hurry()
+        self.probation.begin(terms)
 
     def withdraw(self, why: Exception | None) -> None:
         """
         Tell it to stop accepting, and to stand by.
         """
         self._answers.isWithdrawn = True
-        self._ending.stopWatching()
+        self.probation.stop()
         self._ending.judge(*_reason(why))
         if self._answers.can(PROBATION):
             late = f"was withdrawn, and did not stand by within {WITHDRAW_TIMEOUT:g} seconds"
@@ -172,8 +156,8 @@ class Child:
         """
         Tell it that it is final.
         """
-        self._answers.isFinal = True
-        self._ending.stopWatching()
+        self._ending.isFinal = True
+        self.probation.stop()
         if self._answers.can(PROBATION):
             self._channel.send(Confirm())
 
@@ -206,15 +190,12 @@ class Child:
             # It would take the end of this process for a reason to serve.
             self._ending.abandon()
             raise
-        finally:
-            self._stderr.close()
 
     def abandon(self) -> None:
         """
         Have no more to do with one that could not be started whole.
         """
         self._ending.abandon()
-        self._stderr.close()
 
     def keepChannelUntilExit(self) -> None:
         """
@@ -224,17 +205,8 @@ class Child:
         if self.isFinal:
             self._channel.keepOpenUntilExit()
 
-    def _exited(self) -> None:
-        # One that is final is known by its channel.
-        if not self.isFinal:
-            self._ending.exited()
-
     def _say(self, message: Message) -> None:
         self._channel.send(message)
-
-    def _report(self, error: UpgradeFailed) -> None:
-        self._stderr.close()
-        self._lifecycle.childFailed(error)
 
 
 def _reason(why: Exception | None) -> tuple[type[UpgradeFailed], str]:
@@ -254,18 +226,13 @@ class Answers:
     the channel; the exit status only adds the reason.
 
     @ivar isWithdrawn: whether it is to stand by.
-    @ivar isFinal: whether it never will be taken back.
     """
 
     _log = ProcessLogger()
     _journal = Journal()
 
-    def __init__(
-        self, process: Spawned, deadline: Deadline, ending: Ending, lifecycle: Lifecycle
-    ) -> None:
-        self.isWithdrawn = self.isFinal = False
-        self._process = process
-        self._deadline = deadline
+    def __init__(self, ending: Ending, lifecycle: Lifecycle) -> None:
+        self.isWithdrawn = False
         self._ending = ending
         self._lifecycle = lifecycle
         self._can: tuple[str, ...] = ()
@@ -275,19 +242,13 @@ class Answers:
         """
         Its process id, or C{None} if it could not be started.
         """
-        return self._process.pid
+        return self._ending.process.pid
 
     def can(self, capability: str) -> bool:
         """
         @return: whether both can do this.
         """
         return capability in self._can and capability in CAPABILITIES
-
-    def rollback(self, reason: str) -> None:
-        """
-        Have the old process serve again.
-        """
-        self._lifecycle.rollback(RolledBack(reason, phase="probation"))
 
     def messageReceived(self, message: Message) -> None:
         """
@@ -299,10 +260,10 @@ class Answers:
             return
         if self._ending.isOver:
             return
-        if self.isFinal and isinstance(message, Stopping):
+        if self._ending.isFinal and isinstance(message, Stopping):
             # What follows is its end, in good order.
             self._ending.over()
-        elif self.isFinal:
+        elif self._ending.isFinal:
             # It has not heard Confirm yet, or is broken.
             name = type(message).__name__
             self._log.warn(
@@ -338,25 +299,26 @@ class Answers:
             self.channelGarbled(ChannelError(f"process {message.pid} greets"))
         elif isinstance(message, Hello) and phase == "start":
             self._can = message.can
-            self._ending.greetedBy(message.pid)
+            self._ending.phase = "initialise"
+            self._ending.process.greetedBy(message.pid)
             self._journal.tell(Greeted, child=message.pid)
         elif isinstance(message, Ready) and self.isWithdrawn:
-            self._deadline.stop()
+            self._ending.deadline.stop()
             self._lifecycle.childReady(self._ending.describe())
         elif isinstance(message, Ready) and phase == "initialise":
-            self._deadline.stop()
+            self._ending.deadline.stop()
             # Whether or not it can be told to serve.
             self._ending.phase = "commit"
             self._lifecycle.childReady()
         elif isinstance(message, Serving) and phase == "commit":
             self._ending.phase = "probation"
             if not self.isWithdrawn:
-                self._deadline.stop()
+                self._ending.deadline.stop()
             self._lifecycle.childServing()
         elif isinstance(message, Withdraw) and phase == "probation":
-            self.rollback(f"asked to be withdrawn: {message.reason}")
+            self._ending.probation.rollback(f"asked to be withdrawn: {message.reason}")
         elif isinstance(message, Confirm) and phase == "probation":
-            self._ending.hurry()
+            self._ending.probation.timeIsOver()
         else:
             self.channelGarbled(ChannelError(f"{message} at the wrong time"))
 
@@ -365,7 +327,7 @@ class Answers:
         The child sent nonsense.
         """
         what = f"sent what cannot be understood: {error}"
-        if self.isFinal:
+        if self._ending.isFinal:
             # It serves, and this process does not any more: let it be.
             self._log.error("process {child} {what}", child=self.peerPid, what=what)
         elif self._ending.phase in ("start", "initialise"):
@@ -377,7 +339,7 @@ class Answers:
         """
         The child has ended, or should have.
         """
-        if self.isFinal:
+        if self._ending.isFinal:
             self._ending.conclude(ChildExited, "ended after it had taken over")
         else:
             self._ending.channelLost()

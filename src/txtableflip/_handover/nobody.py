@@ -4,6 +4,7 @@ What stands in the place of a parent or a child that there is not.
 
 from __future__ import annotations
 
+from txtableflip._handover.lastwords import LastWords
 from txtableflip._handover.messages import Manifest, Message
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._observers import OneShot
@@ -21,6 +22,7 @@ class NoParent:
     def __init__(self) -> None:
         self.isGone = OneShot()
         self.isGone.fire()
+        self.lastWords = LastWords(None)
 
     def connect(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
         """
@@ -47,11 +49,6 @@ class NoParent:
     def kill(self) -> None:
         """
         There is nobody to end.
-        """
-
-    def releaseStderr(self) -> None:
-        """
-        It is our own.
         """
 
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import sys
-import traceback
-from types import TracebackType
 
 from txtableflip._handover.channel import connectChannel
 from txtableflip._handover.frames import closeAll
+from txtableflip._handover.lastwords import LastWords
 from txtableflip._handover.messages import (
     CAPABILITIES,
     PROBATION,
@@ -131,6 +129,7 @@ class Parent:
     What the parent has sent, and what it is told.
 
     @ivar descriptors: what is inherited, in the order of the manifest's entries.
+    @ivar lastWords: what it reads if this process dies.
     @ivar peerPid: the process that started this one: the parent, or what it had
         start it.
     @ivar isGone: that the parent has ended.
@@ -148,7 +147,7 @@ class Parent:
         self.peerPid: int | None = os.getppid()
         self.isGone = OneShot()
         self._socket = sock
-        self._stderr = stderr
+        self.lastWords = LastWords(stderr)
         self._isFinal = False
 
     def connect(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
@@ -161,18 +160,7 @@ class Parent:
         self._channel = connectChannel(reactor, self._socket, self, "parent")
         version = agree(SPEAKS, self.manifest.speaks)
         self._channel.send(Hello(pid=os.getpid(), version=version))
-        self._previousHook, sys.excepthook = sys.excepthook, self._dying
-
-    def _dying(
-        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
-        """
-        The interpreter is about to end by an exception.  The parent is to read
-        of it: sys.stderr may lead to the log by now, where twistd redirects it.
-        """
-        self._previousHook(kind, error, trace)
-        if sys.stderr is not sys.__stderr__:
-            traceback.print_exception(kind, error, trace, file=sys.__stderr__)
+        self.lastWords.begin()
 
     def can(self, capability: str) -> bool:
         """
@@ -215,18 +203,6 @@ class Parent:
         @raise OSError: if that may not be.
         """
         self._process.kill()
-
-    def releaseStderr(self) -> None:
-        """
-        Write to the parent's standard error from now on, and not into the
-        pipe by which it reads our last words.
-        """
-        if sys.excepthook == self._dying:
-            sys.excepthook = self._previousHook
-        if self._stderr is not None:
-            os.dup2(self._stderr, 2)
-            os.close(self._stderr)
-            self._stderr = None
 
     def messageReceived(self, message: Message) -> None:
         """

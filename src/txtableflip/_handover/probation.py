@@ -11,7 +11,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
+from txtableflip._lifecycle import Lifecycle
 from txtableflip._observers import Deadline
+from txtableflip.errors import RolledBack
 from txtableflip.interfaces import Reactor
 
 CHECK_INTERVAL = 1.0
@@ -51,30 +53,27 @@ class Terms:
 
 class Probation:
     """
-    Asks how the service is as long as the child is on probation, and decides: one of
-    two functions is called, once.
+    Asks how the service is as long as the child is on probation, and has the rules
+    decide, once: C{confirm} or C{rollback}.
     """
 
-    def __init__(
-        self,
-        reactor: Reactor,
-        terms: Terms,
-        confirm: Callable[[], object],
-        rollback: Callable[[str], object],
-    ) -> None:
-        """
-        @param rollback: is called with the reason.
-        """
+    def __init__(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
         self._reactor = reactor
+        self._lifecycle = lifecycle
+        self._confirming = Deadline(reactor)
+        self._calls: list[Any] = []
+        self._asked: Deferred[Any] | None = None
+        self._isOver = True
+
+    def begin(self, terms: Terms) -> None:
+        """
+        The child serves.
+        """
         self._check = terms.check
-        self._confirm = confirm
-        self._rollback = rollback
         self._isTimeOver = self._isOver = False
         self._bad = 0
         self._last: str | None = "has not been answered"
-        self._asked: Deferred[Any] | None = None
-        self._confirming = Deadline(reactor)
-        self._calls: list[Any] = [reactor.callLater(terms.seconds, self.timeIsOver)]
+        self._calls = [self._reactor.callLater(terms.seconds, self.timeIsOver)]
         if self._check is not None:
             self._ask()
 
@@ -101,6 +100,13 @@ class Probation:
                 call.cancel()
         if self._asked is not None:
             self._asked.cancel()
+
+    def rollback(self, reason: str) -> None:
+        """
+        Have the old process serve again.
+        """
+        self.stop()
+        self._lifecycle.rollback(RolledBack(reason, phase="probation"))
 
     def _ask(self) -> None:
         check: Any = self._check
@@ -133,14 +139,14 @@ class Probation:
 
     def _confirmSoon(self) -> None:
         # What has come of the child is heard first: it may have been its end.
-        self._confirming.after(0, self._decide, self._confirm)
+        self._confirming.after(0, self._confirm)
+
+    def _confirm(self) -> None:
+        self.stop()
+        self._lifecycle.confirm()
 
     def _giveUp(self) -> None:
-        self._decide(self._rollback, f"failed its health check: {self._last}")
-
-    def _decide(self, decision: Callable[..., object], *why: str) -> None:
-        self.stop()
-        decision(*why)
+        self.rollback(f"failed its health check: {self._last}")
 
 
 def _late(result: object, seconds: float) -> None:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.process import reapAllProcesses
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
@@ -78,12 +77,6 @@ class Spawned(ProcessProtocol):
         transport: Any = self.transport
         with suppress(ProcessExitedAlready, PermissionError):
             transport.signalProcess(name)
-
-    def reap(self) -> None:
-        """
-        Learn of its end where the reactor does not handle SIGCHLD.
-        """
-        reapAllProcesses()
 
     @property
     def isReaped(self) -> bool:

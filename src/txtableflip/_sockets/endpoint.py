@@ -83,7 +83,8 @@ class ActivatedEndpoint:
         self._description = description
         self._name = ("systemd", description.partition(":")[2])
         self._given = None
-        if not reactor.ports.inheritsAny(*self._name):
+        left = [(key.network, key.address) for key in reactor.ports.inventory.inherited]
+        if self._name not in left:
             try:
                 self._given = serverFromString(reactor, description)
             except LookupError as error:

@@ -187,33 +187,14 @@ class Inventory:
         @raise ChannelError: if a descriptor is not what its entry says, or two
             have one name; all are closed then.
         """
-        found = [
-            Descriptor(fileno) if isinstance(entry, UnknownEntry) else _open(fileno)
-            for entry, fileno in zip(entries, descriptors, strict=True)
-        ]
-        try:
-            for entry, opened in zip(entries, found, strict=True):
-                if isinstance(entry, UnknownEntry):
-                    self._inheritUnknown(entry, opened)
-                    continue
-                _compare(entry, opened)
-                if entry.key in self.inherited:
-                    raise ChannelError(f"two descriptors are inherited as {entry.key}")
-                self.inherited[entry.key] = HeldDescriptor(
-                    opened, entry.path, entry.backlog, entry.mode
-                )
-        except BaseException:
-            self.inherited.clear()
-            self.passedOn.clear()
-            for opened in found:
-                opened.close()
-            raise
-
-    def _inheritUnknown(self, entry: UnknownEntry, opened: HasDescriptor) -> None:
-        if entry.isKept:
-            self.passedOn.append((entry, opened))
-        else:
-            opened.close()
+        for entry, handle in _openAll(entries, descriptors):
+            if not isinstance(entry, UnknownEntry):
+                held = HeldDescriptor(handle, entry.path, entry.backlog, entry.mode)
+                self.inherited[entry.key] = held
+            elif entry.isKept:
+                self.passedOn.append((entry, handle))
+            else:
+                handle.close()
 
     def nextKey(self, kind: str, network: str, address: str) -> Key:
         """
@@ -356,6 +337,33 @@ def _entry(key: Key, held: HeldDescriptor) -> Entry:
         backlog=held.backlog,
         mode=held.mode,
     )
+
+
+def _openAll(
+    entries: Sequence[Entry | UnknownEntry], descriptors: Sequence[int]
+) -> list[tuple[Entry | UnknownEntry, HasDescriptor]]:
+    """
+    @raise ChannelError: if a descriptor is not what its entry says, or two
+        have one name; all are closed then.
+    """
+    found = [
+        (entry, Descriptor(fileno) if isinstance(entry, UnknownEntry) else _open(fileno))
+        for entry, fileno in zip(entries, descriptors, strict=True)
+    ]
+    names: set[Key] = set()
+    try:
+        for entry, opened in found:
+            if isinstance(entry, UnknownEntry):
+                continue
+            _compare(entry, opened)
+            if entry.key in names:
+                raise ChannelError(f"two descriptors are inherited as {entry.key}")
+            names.add(entry.key)
+    except BaseException:
+        for _, opened in found:
+            opened.close()
+        raise
+    return found
 
 
 def _open(fileno: int) -> HasDescriptor:

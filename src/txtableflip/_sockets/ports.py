@@ -75,6 +75,14 @@ class _Listener:
     def __str__(self) -> str:
         return str(self.key)
 
+    def begin(self, *, accepting: bool) -> None:
+        how = "new" if self.ownsPath else "inherited"
+        if not accepting:
+            self.park()
+        elif not self.ownsPath:
+            self.accept()
+        _log.info("listening on {key} ({how} socket)", key=str(self.key), how=how)
+
     def park(self) -> None:
         self.port.stopReading()
 
@@ -139,11 +147,38 @@ class _Listener:
             unixpaths.releaseLock(self.key.address)
 
 
+class KeptFactories:
+    """
+    The factories of ports that have been closed, which are not stopped as long as
+    there may be connections.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Any] = []
+
+    def keep(self, port: Any) -> None:
+        """
+        That port is about to be closed.
+        """
+        factory = getattr(port, "factory", None)
+        if factory is not None:
+            factory.doStart()
+            self._kept.append(factory)
+
+    def stop(self) -> None:
+        """
+        The last connections have been closed, too.
+        """
+        kept, self._kept = self._kept, []
+        forEach("stop", kept, lambda factory: factory.doStop())
+
+
 class Ports:
     """
     Adopts listening sockets, and parks and resumes them all.
 
     @ivar accepting: whether this is the generation that accepts.
+    @ivar factories: those of the ports that have been closed.
     """
 
     def __init__(
@@ -161,25 +196,17 @@ class Ports:
         """
         self.accepting: bool = accepting
         self._reactor = reactor
-        self._inventory = inventory
+        self.inventory = inventory
         self._connections = connections
         self._prepareFactory = prepareFactory
         self._listeners: list[_Listener] = []
-        self._factories: list[Any] = []
+        self.factories = KeptFactories()
 
     def nextKey(self, network: str, address: str) -> Key:
         """
         @return: the name of the next listener with this address.
         """
-        return self._inventory.nextKey("listener", network, address)
-
-    def inheritsAny(self, network: str, address: str) -> bool:
-        """
-        @return: whether the parent has left a listener with this address that
-            nobody has claimed.
-        """
-        names = [(key.network, key.address) for key in self._inventory.inherited]
-        return (network, address) in names
+        return self.inventory.nextKey("listener", network, address)
 
     def listenOn(
         self,
@@ -202,10 +229,7 @@ class Ports:
             raise ValueError(f"{key}: the backlog must be {_LONGEST_QUEUE} at most")
         self._prepareFactory(factory)
         accepted = self._connections.acceptedBy(str(key), drainTimeout)
-
-        def adopt(sock: socket.socket) -> Any:
-            return _adoptStream(self._reactor, sock, factory, accepted)
-
+        adopt = partial(_adoptStream, self._reactor, factory, accepted)
         return self.open(key, create, adopt, options)
 
     def open(
@@ -221,8 +245,8 @@ class Ports:
 
         @param adopt: makes the reactor's port on a copy of the socket.
         """
-        isNew = key not in self._inventory.inherited
-        held = self._inventory.claim(key) or self._inventory.add(key, create())
+        isNew = key not in self.inventory.inherited
+        held = self.inventory.claim(key) or self.inventory.add(key, create())
         listener = _Listener(key, held, options, ownsPath=isNew)
         forget = partial(self._forget, listener)
         try:
@@ -230,14 +254,9 @@ class Ports:
         except BaseException:
             forget()
             raise
-        if not self.accepting:
-            listener.port.stopReading()
-        elif not isNew:
-            listener.accept()
+        listener.begin(accepting=self.accepting)
         self._listeners.append(listener)
         _callWhenClosed(listener.port, forget)
-        how = "new" if isNew else "inherited"
-        _log.info("listening on {key} ({how} socket)", key=str(key), how=how)
         return _ListeningPort(listener, forget)
 
     def park(self) -> None:
@@ -263,9 +282,9 @@ class Ports:
         Make of what was inherited what this release wants, own the paths, and let go
         of what nobody has claimed.
         """
-        changed = self._inventory.changes.changed
+        changed = self.inventory.changes.changed
         forEach("finalise", self._listeners, lambda listener: listener.finalise(changed))
-        self._inventory.dropInherited()
+        self.inventory.dropInherited()
 
     def letGo(self) -> None:
         """
@@ -279,7 +298,7 @@ class Ports:
     def stop(self) -> Deferred[Any]:
         """
         Close all ports, which no child is to inherit then.  Their factories are not
-        stopped yet, for they may have connections: see L{stopFactories}.
+        stopped yet, for they may have connections: see L{KeptFactories}.
 
         @return: a Deferred that fires when they are closed.
         """
@@ -287,19 +306,8 @@ class Ports:
 
     def _close(self, listeners: list[_Listener]) -> Deferred[Any]:
         for listener in listeners:
-            factory = getattr(listener.port, "factory", None)
-            if factory is not None:
-                factory.doStart()
-                self._factories.append(factory)
+            self.factories.keep(listener.port)
         return DeferredList([each.stop() for each in listeners], consumeErrors=True)
-
-    def stopFactories(self) -> None:
-        """
-        The last connections have been closed: stop the factories of the ports that
-        have been.
-        """
-        factories, self._factories = self._factories, []
-        forEach("stop", factories, lambda factory: factory.doStop())
 
     def forgetAll(self) -> None:
         """
@@ -311,11 +319,11 @@ class Ports:
         if listener in self._listeners:
             self._listeners.remove(listener)
         listener.removePath()
-        self._inventory.remove(listener.key, listener.held)
+        self.inventory.remove(listener.key, listener.held)
 
 
 def _adoptStream(
-    reactor: Reactor, sock: socket.socket, factory: Any, accepted: AcceptedConnections
+    reactor: Reactor, factory: Any, accepted: AcceptedConnections, sock: socket.socket
 ) -> Any:
     """
     @return: a port that accepts on a copy of a socket, and counts.
