@@ -181,7 +181,7 @@ def test_an_upgrade_that_succeeds(family):
     assert family.rules.heard[2:] == ["confirm"]
     family.child.confirm()
     assert family.listen() == [Confirm()]
-    assert family.child.isFinal
+    assert family.child._ending.isFinal
     assert family.reactor.getDelayedCalls() == []
 
 

@@ -102,7 +102,6 @@ OLD, NEW, ONE, NOBODY, NOT_THERE = "old", "new", "one of them", "nobody", "-"
 PERHAPS = "old or nobody"
 MAY_BE = {ONE: (OLD, NEW), PERHAPS: (OLD, NOBODY)}
 
-UPGRADE_TIMEOUT = 6.0
 PROBATION = 2.0
 STOPPED_FOR = 10.0
 """
@@ -110,22 +109,31 @@ How long a process is stopped, in seconds: longer than every deadline, for these
 are shortened for the purpose.
 """
 
-TAC = f"""
-from twisted.internet import reactor
-from txtableflip import Upgrader, UpgradeService
+UPGRADE_TIMEOUTS = {KILL: 20.0, STOP: 6.0}
+SHORTER = """
 from txtableflip._handover import child, ending, parent
 child.COMMIT_TIMEOUT = 1
 child.WITHDRAW_TIMEOUT = 1
 ending.TERM_GRACE = ending.STATUS_TIMEOUT = 0.5
 parent.MANIFEST_TIMEOUT = 1.5
 parent.CONFIRM_TIMEOUT = 3
-upgrader = Upgrader(reactor, upgradeTimeout={UPGRADE_TIMEOUT}, probation={PROBATION})
+"""
+"""
+Code for that: a process that is killed needs no deadline to be given up, and one
+that is only slow is not to be.
+"""
+
+TAC = f"""
+from twisted.internet import reactor
+from txtableflip import Upgrader, UpgradeService
+{{deadlines}}
+upgrader = Upgrader(reactor, upgradeTimeout={{timeout}}, probation={PROBATION})
 upgrading = UpgradeService(upgrader)
 exec(open({str(APP)!r}).read())
 upgrading.setServiceParent(application)
 """
 """
-The service, with shorter deadlines.
+The service.
 """
 
 
@@ -258,16 +266,20 @@ class Trial:
     other: each begins with an upgrade, which shows that the one before has left
     it able to.
 
+    @ivar number: the signal of all its cells.
     @ivar mutation: code with which the service is spoilt, for a test to see
         that this is noticed.
     @ivar patience: how long to wait for an outcome, in seconds.
     """
 
-    def __init__(self, directory, mutation="", patience=PATIENCE):
+    def __init__(self, directory, number, mutation="", patience=PATIENCE):
         self.directory = Path(directory)
+        tac = TAC.format(
+            deadlines=SHORTER if number == STOP else "", timeout=UPGRADE_TIMEOUTS[number]
+        )
         self.port = freePort()
         self.release = self.directory / "release.py"
-        (self.directory / "app.tac").write_text(TAC + mutation)
+        (self.directory / "app.tac").write_text(tac + mutation)
         self.service = Service(
             [
                 *("env", "-C", str(directory), f"RELEASE_FILE={self.release}"),
@@ -438,7 +450,10 @@ def tryColumn(column, moments=MOMENTS, **options):
     """
     number, victims = column
     found = {}
-    with tempfile.TemporaryDirectory() as directory, Trial(directory, **options) as trial:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Trial(directory, number, **options) as trial,
+    ):
         for moment in moments:
             try:
                 found[moment] = trial.run(moment, number, victims)

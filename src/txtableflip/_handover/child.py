@@ -78,13 +78,6 @@ class Child:
         """
         return self._process.pid
 
-    @property
-    def isFinal(self) -> bool:
-        """
-        Whether it never will be taken back.
-        """
-        return self._ending.isFinal
-
     def start(
         self,
         argv: Sequence[str],
@@ -202,7 +195,7 @@ class Child:
         Leave the channel open until this process has ended, which is what its
         end tells a child that has taken over.
         """
-        if self.isFinal:
+        if self._ending.isFinal:
             self._channel.keepOpenUntilExit()
 
     def _say(self, message: Message) -> None:

@@ -57,7 +57,6 @@ class NoChild:
     The child of a process that has started none.
     """
 
-    isFinal = False
     pid = None
 
     def keepChannelUntilExit(self) -> None:

@@ -212,6 +212,10 @@ class Parent:
             # Once it is final, only this process can do it.
             self._lifecycle.redeploy() if self._isFinal else self._lifecycle.told()
             return
+        if not isinstance(message, Commit | Withdraw | Confirm | Abort):
+            name = type(message).__name__
+            _log.warn("the parent said {message}, which is not for us", message=name)
+            return
         self._deadline.stop()
         if isinstance(message, Commit):
             self._committed(message.probation)
@@ -219,12 +223,9 @@ class Parent:
             self._lifecycle.parentWithdrew()
         elif isinstance(message, Confirm):
             self._confirmed()
-        elif isinstance(message, Abort):
+        else:
             what = f"the parent gave this process up: {message.reason}"
             self._lifecycle.parentAborted(Abandoned(what))
-        else:
-            name = type(message).__name__
-            _log.warn("the parent said {message}, which is not for us", message=name)
 
     def _committed(self, probation: float) -> None:
         if self.can(PROBATION):
