@@ -158,7 +158,7 @@ def wire():
     if RELEASE < SINCE_WEBSOCKET:
         pytest.skip(f"Twisted {twisted.__version__} has no WebSocket of its own")
     module = find("twisted.web._websocket_impl")
-    assert module is not MISSING, lookAt(WEBSOCKET, "this module is loaded by that name")
+    assert module is not MISSING, lookAt(WEBSOCKET, "it is twisted.web._websocket_impl")
     return module
 
 
@@ -246,34 +246,36 @@ def test_the_reactor_is_told_to_listen_with_the_arguments_that_ours_has():
         )
 
 
-SUBCLASSED = [
-    (tcp.Server, ("accepted", "since", "_lingering", "_linger", "closeWithoutShutdown")),
-    (unix.Server, ("accepted", "since", "_lingering", "_linger", "_unsent")),
-    (udp.Port, ("adopted",)),
-    (unix.DatagramPort, ("adopted",)),
-    (FileDescriptor, ("socket", "factory", "_clock", "_transport", "_sessions", "_pause")),
-    (FileDescriptor, ("_connect", "_cancelPause")),
-    (LogFile, ("_size", "_isMoved", "_lock")),
-    (Logger, ("generation",)),
-    (ProcessProtocol, ("pid", "hasEnded", "start", "signal", "reap", "_status", "_lastLines")),
-    (ProcessProtocol, ("isReaped", "exitStatus", "signalNumber", "howItEnded", "_whenEnded")),
-    (usage.Options, ("upgrader", "envFile", "makeApplication", "_makeUpgrader")),
+UNIX_PORT = "txtableflip._sockets.unixport"
+
+ADDED = [
+    (tcp.Server, "accepted since _lingering _linger closeWithoutShutdown", CONNECTIONS),
+    (unix.Server, "accepted since _lingering _linger closeWithoutShutdown", UNIX_PORT),
+    (unix.Server, "_unsent", CHANNEL),
+    (FileDescriptor, "socket factory _clock _transport _sessions _pause _connect", UNIX_PORT),
+    (udp.Port, "adopted", DATAGRAM),
+    (unix.DatagramPort, "adopted", DATAGRAM),
+    (LogFile, "_size _isMoved _lock", LOGFILE),
+    (Logger, "generation", "txtableflip._journal"),
+    (ProcessProtocol, "pid hasEnded start signal reap isReaped exitStatus", SPAWNED),
+    (ProcessProtocol, "signalNumber lastLines howItEnded _status _whenEnded", SPAWNED),
+    (usage.Options, "upgrader envFile makeApplication _makeUpgrader", "txtableflip.tap"),
 ]
 """
-What our subclasses add.
+What our subclasses add, and in which module.
 """
 
 
-@pytest.mark.parametrize(("cls", "names"), SUBCLASSED)
-def test_the_names_that_subclasses_add_are_free(cls, names):
+@pytest.mark.parametrize(("cls", "names", "module"), ADDED)
+def test_the_names_that_subclasses_add_are_free(cls, names, module):
     """
     Nothing that a subclass of ours adds has a meaning in its base class.
     """
     bases = [each for each in cls.__mro__ if each.__module__.startswith("twisted.")]
     source = "".join(map(inspect.getsource, bases))
-    for name in names:
+    for name in names.split():
         isFree = not hasattr(cls, name) and not re.search(rf"\bself\.{name}\b", source)
-        assert isFree, f"{cls.__name__} has a {name} now: look at our subclasses of it"
+        assert isFree, lookAt(module, f"{cls.__name__} has no {name} of its own")
 
 
 # -- Transports
@@ -849,7 +851,7 @@ class Later(resource.Resource):
 
     def render_GET(self, request):
         self.requests.append(request)
-        self.pending = bytes(request.channel._buffer)
+        self.pending = bytes(getattr(request.channel, "_buffer", b""))
         return server.NOT_DONE_YET
 
 
@@ -877,6 +879,7 @@ def test_a_site_speaks_through_the_channel_of_either_version(web):
     assert type(protocol) is http._GenericHTTPChannelProtocol, lookAt(
         HTTP1, "a site builds a _GenericHTTPChannelProtocol"
     )
+    assert hasattr(protocol, "_channel"), lookAt(HTTP1, "it has its channel in _channel")
     assert type(protocol._channel) is http.HTTPChannel, lookAt(HTTP1, "_channel is in it")
     assert "dataReceived" not in vars(protocol._channel), lookAt(
         HTTP1, "a channel has a dataReceived of its own only as a WebSocket"
@@ -891,6 +894,8 @@ def test_a_channel_keeps_the_requests_that_have_come_too_early(web):
     protocol, later = web
     protocol.dataReceived(GET + GET)
     channel = protocol._channel
+    for name in ("_buffer", "_dataBuffer"):
+        assert hasattr(channel, name), lookAt(HTTP1, f"a channel has a {name}")
     early = later.pending + b"".join(channel._dataBuffer)
     assert GET in early, lookAt(HTTP1, "what came early is in _buffer or _dataBuffer")
     protocol.dataReceived(GET)
@@ -995,6 +1000,7 @@ def test_a_log_file_is_opened_and_rotated_as_we_know(tmp_path):
     assert calls == ["open", "ask", "rotate", "open"], lookAt(
         LOGFILE, "write() asks shouldRotate(), rotate() calls _openFile()"
     )
+    assert hasattr(log, "_file"), lookAt(LOGFILE, "_file is the open file")
     assert isinstance(log._file, io.RawIOBase), lookAt(LOGFILE, "each line is one write(2)")
     assert log.directory == str(tmp_path), lookAt(LOGFILE, "directory is where it is")
     assert log.path == str(tmp_path / "log"), lookAt(LOGFILE, "path is its path")
