@@ -144,7 +144,7 @@ def test_each_module_that_is_named_here_is_there():
         assert importlib.util.find_spec(module) is not None, f"there is no {module} any more"
 
 
-SINCE_WEBSOCKET = (25, 11)
+SINCE_WEBSOCKET = (25, 5)
 """
 The first release of Twisted that has a WebSocket server.
 """
