@@ -1339,7 +1339,7 @@ def test_the_loader_of_a_module_can_be_told_to_do_more():
     spec = importlib.util.find_spec("json.tool")
     spec.loader.exec_module = lambda module: None
     assert "exec_module" in vars(spec.loader), lookAt(
-        "txtableflip.testing.preload.sitecustomize", "exec_module can be replaced"
+        "txtableflip.testing._preload.sitecustomize", "exec_module can be replaced"
     )
 
 
