@@ -254,9 +254,7 @@ def test_every_datagram_is_answered_once_over_upgrades(service):
                 try:
                     number, generation = sock.recv(100).split()
                 except TimeoutError:
-                    if len(answers) >= sent and done.is_set():
-                        return
-                    if given_up.is_set():
+                    if given_up.is_set() or (done.is_set() and len(answers) >= sent):
                         return
                     continue
                 answers[int(number)] += 1
