@@ -81,26 +81,34 @@ COLUMNS = [
 
 OLD, NEW, ONE, NOBODY, NOT_THERE = "old", "new", "one of them", "nobody", "-"
 
-UPGRADE_TIMEOUT = 6.0
 STOPPED_FOR = 10.0
 """
 How long a process is stopped, in seconds: longer than every deadline, for these
 are shortened for the purpose.
 """
 
-TAC = f"""
-from twisted.internet import reactor
-from txtableflip import Upgrader, UpgradeService
+UPGRADE_TIMEOUTS = {KILL: 20.0, STOP: 6.0}
+SHORTER = """
 from txtableflip._handover import child, ending, parent
 child.COMMIT_TIMEOUT = 1
 ending.TERM_GRACE = ending.STATUS_TIMEOUT = 0.5
 parent.MANIFEST_TIMEOUT = 1.5
-upgrading = UpgradeService(Upgrader(reactor, upgradeTimeout={UPGRADE_TIMEOUT}))
+"""
+"""
+Code for that: a process that is killed needs no deadline to be given up, and one
+that is only slow is not to be.
+"""
+
+TAC = f"""
+from twisted.internet import reactor
+from txtableflip import Upgrader, UpgradeService
+{{deadlines}}
+upgrading = UpgradeService(Upgrader(reactor, upgradeTimeout={{timeout}}))
 exec(open({str(APP)!r}).read())
 upgrading.setServiceParent(application)
 """
 """
-The service, with shorter deadlines.
+The service.
 """
 
 
@@ -162,16 +170,20 @@ class Trial:
     other: each begins with an upgrade, which shows that the one before has left
     it able to.
 
+    @ivar number: the signal of all its cells.
     @ivar mutation: code with which the service is spoilt, for a test to see
         that this is noticed.
     @ivar patience: how long to wait for an outcome, in seconds.
     """
 
-    def __init__(self, directory, mutation="", patience=PATIENCE):
+    def __init__(self, directory, number, mutation="", patience=PATIENCE):
         self.directory = Path(directory)
+        tac = TAC.format(
+            deadlines=SHORTER if number == STOP else "", timeout=UPGRADE_TIMEOUTS[number]
+        )
         self.port = freePort()
         self.release = self.directory / "release.py"
-        (self.directory / "app.tac").write_text(TAC + mutation)
+        (self.directory / "app.tac").write_text(tac + mutation)
         self.service = Service(
             [
                 *("env", "-C", str(directory), f"RELEASE_FILE={self.release}"),
@@ -348,7 +360,10 @@ def tryColumn(column, moments=MOMENTS, **options):
     """
     number, victims = column
     found = {}
-    with tempfile.TemporaryDirectory() as directory, Trial(directory, **options) as trial:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Trial(directory, number, **options) as trial,
+    ):
         for moment in moments:
             try:
                 found[moment] = trial.run(moment, number, victims)
