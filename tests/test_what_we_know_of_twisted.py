@@ -63,6 +63,7 @@ HTTP2 = "txtableflip._draining.http2"
 INTERNET = "txtableflip._sockets.internet"
 LOGFILE = "txtableflip._launch.logfile"
 SPAWNED = "txtableflip._handover.spawned"
+ENDING = "txtableflip._handover.ending"
 TWISTD = "txtableflip._launch.twistd"
 WEBSOCKET = "txtableflip._draining.websocket"
 
@@ -76,7 +77,7 @@ NAMES = [
     ("twisted.internet.udp:MulticastPort._bindSocket", DATAGRAM, "to give a port its socket"),
     ("twisted.internet.unix:DatagramPort._bindSocket", DATAGRAM, "to give a port its socket"),
     ("twisted.internet.tcp:Connection.bufferSize", CHANNEL, "for how much to read at once"),
-    ("twisted.internet.process:reapAllProcesses", SPAWNED, "where nobody handles SIGCHLD"),
+    ("twisted.internet.process:reapAllProcesses", ENDING, "where nobody handles SIGCHLD"),
     ("twisted.application.app:ApplicationRunner.run", TWISTD, "as what is on the stack"),
     ("twisted.scripts._twistd_unix:ServerOptions", TWISTD, "to read a command line as twistd"),
     ("twisted.python.logfile:LogFile._openFile", LOGFILE, "to open a file that is shared"),
