@@ -438,6 +438,25 @@ def test_a_server_with_a_full_queue_is_alive(sockets, tmp_path):
     assert "another process accepts connections there" in refusal(sockets, tmp_path / "s")
 
 
+@pytest.mark.parametrize("backlog", [7, None])
+def test_what_is_dropped_is_ended_for_all_if_we_have_made_it(backlog):
+    """
+    Whoever else has the socket does not keep clients waiting; but a socket that came
+    from somebody else, such as systemd, stays his.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        inventory = Inventory()
+        held = HeldDescriptor(theirs.dup(), backlog=backlog)
+        inventory.inherited[Key("listener", "tcp", "x", 0)] = held
+        inventory.dropInherited()
+        if backlog is None:
+            socket.create_connection(theirs.getsockname()).close()
+            theirs.accept()[0].close()
+        else:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(theirs.getsockname())
+
+
 # -- locks
 
 

@@ -267,8 +267,10 @@ class Inventory:
         held = self.inherited[key]
         self.changes.dropped.append(str(key))
         unixpaths.abandon(key.address, held.path)
-        if isinstance(held.handle, socket.socket) and key.kind == "listener":
+        if isinstance(held.handle, socket.socket) and held.backlog is not None:
             # Whoever else has it lets go of it later: clients should not wait so long.
+            # What we have not made, as we know by the backlog, is not ours to end:
+            # systemd's, for example, is to serve the next start.
             with suppress(OSError):
                 held.handle.shutdown(socket.SHUT_RDWR)
         held.close()
