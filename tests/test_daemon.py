@@ -379,6 +379,15 @@ def test_standard_output_may_be_a_pipe_that_nobody_reads(service, address):
     assert ask(address) == ("1", 3)
 
 
+def settled(pid):
+    """
+    Return the descriptors of a process, if it has none of its parent any more: what
+    that was known by is closed a moment after its end.
+    """
+    found = descriptors(pid)
+    return found if "anon_inode:[pidfd]" not in found else None
+
+
 def test_what_is_inherited_on_the_standard_descriptors_stays_blocking(service, address):
     """
     The terminal, or the pipe, that the service shares with others is not made
@@ -390,11 +399,11 @@ def test_what_is_inherited_on_the_standard_descriptors_stays_blocking(service, a
     try:
         service.waitFor("generation 1 serves")
         service.redeploy()
-        before = descriptors(service.pid)
+        before = until(lambda: settled(service.pid), "the end of all that was the parent's")
         for _ in range(3):
             service.redeploy()
         assert os.get_blocking(terminal)
-        assert descriptors(service.pid) == before
+        until(lambda: settled(service.pid) == before, lambda: descriptors(service.pid))
         assert stat.S_ISCHR(os.fstat(terminal).st_mode)
         links = [os.readlink(f"/proc/{service.pid}/fd/{n}") for n in range(3)]
         assert links == [os.ttyname(terminal)] * 3

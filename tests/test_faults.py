@@ -302,7 +302,6 @@ def wrap(where, before="pass", after="pass"):
 
 SAY_READY = "txtableflip._handover.parent Parent sayReady"
 TAKE_OVER = "txtableflip._generation Generation accept"
-SAY_SERVING = "txtableflip._handover.parent Parent sayServing"
 COMMIT = "txtableflip._handover.child Child commit"
 PARK = "txtableflip._generation Generation park"
 
@@ -480,12 +479,16 @@ def test_a_parent_that_sleeps_after_commit_does_not_end_the_child_that_serves(si
 
 def test_garbage_from_a_child_that_has_taken_over_does_not_end_it(site):
     """
-    What a child says after it has taken over cannot make the parent end it, for
-    nobody would serve then.
+    What a child says after it has taken over for good cannot make the parent end it,
+    for nobody would serve then.
     """
-    garbage = "arguments[0]._channel.transport.socket.send(b'garbage!')"
+    garbage = "channel.transport.socket.send(b'garbage!')"
     first = site.start()
-    site.service.release("name = 'good'\n" + wrap(SAY_SERVING, after=garbage))
+    site.service.release(
+        f"name = 'good'\n{CHANNEL}"
+        f"final = txtableflip.currentUpgrader().whenFinal()\n"
+        f"final.addCallback(lambda ignored: {garbage})\n"
+    )
     # A connection keeps the parent for long enough to hear it.
     with connect(site.address) as sock, sock.makefile("rw") as stream:
         stream.write("stay\n")

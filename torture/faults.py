@@ -347,6 +347,7 @@ class Trial:
         """
         service, old = self.service, self.service.pid
         begin = self.begin = len(service.events)
+        isAnother = moment in ANOTHER + AGAIN and expected(moment, number, victims) == NEW
         service.fail(Fault(moment, victims, number))
         service.redeploy()
 
@@ -371,6 +372,9 @@ class Trial:
             outcomes = told("upgrade failed") + told("serves")
             hasOutcome = any(one.pid == pid for one in outcomes)
             if others or not hasOutcome or self._answerer() != pid:
+                return None
+            if pid == old and isAnother:
+                # It has still to do what was asked for meanwhile.
                 return None
             return OLD if pid == old else NEW
 

@@ -102,7 +102,7 @@ class IInheriting(Interface):
     )
     changes: Any = Attribute(
         "How what this process uses differs from what its parent used, "
-        "L{txtableflip.Changes}: complete when L{IUpgrader.ready} fires."
+        "L{txtableflip.Changes}: complete when L{IUpgrader.whenFinal} fires."
     )
 
     def endpoint(description: str, drainTimeout: float | None = None) -> IStreamServerEndpoint:

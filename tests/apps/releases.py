@@ -2,8 +2,8 @@
 A program that is all release: run as C{python releases.py DIRECTORY}, it runs
 the code in C{$RELEASE_FILE}, which defines an async C{listen(upgrader)}.
 
-DIRECTORY/limit may have the number of descriptors that it may open.  When it
-serves, it writes what it found changed to DIRECTORY/changes.GENERATION.
+DIRECTORY/limit may have the number of descriptors that it may open.  When that is
+final, it writes what it found changed to DIRECTORY/changes.GENERATION.
 """
 
 import dataclasses
@@ -50,6 +50,7 @@ exec(FilePath(os.environ["RELEASE_FILE"]).getContent(), release)
 async def main():
     await release["listen"](upgrader)
     await upgrader.ready()
+    await upgrader.whenFinal()
     changes = {**dataclasses.asdict(upgrader.changes), "used": upgrader.used}
     directory.child(f"changes.{upgrader.generation}").setContent(json.dumps(changes).encode())
     await upgrader.whenExiting()

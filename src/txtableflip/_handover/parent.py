@@ -256,5 +256,6 @@ class Parent:
         """
         self._deadline.stop()
         self._isFinal = True
+        self._process.close()
         self._lifecycle.parentExited()
         self.isGone.fire()

@@ -52,6 +52,12 @@ class Pidfd:
         """
         self.send(signal.SIGKILL)
 
-    def __del__(self) -> None:
-        if self._fileno >= 0:
-            os.close(self._fileno)
+    def close(self) -> None:
+        """
+        Nothing is wanted of it any more.
+        """
+        fileno, self._fileno = self._fileno, -1
+        if fileno >= 0:
+            os.close(fileno)
+
+    __del__ = close
