@@ -50,7 +50,8 @@ exec(FilePath(os.environ["RELEASE_FILE"]).getContent(), release)
 async def main():
     await release["listen"](upgrader)
     await upgrader.ready()
-    await upgrader.whenFinal()
+    if hasattr(upgrader, "whenFinal"):  # it may be of the release before
+        await upgrader.whenFinal()
     changes = {**dataclasses.asdict(upgrader.changes), "used": upgrader.used}
     directory.child(f"changes.{upgrader.generation}").setContent(json.dumps(changes).encode())
     await upgrader.whenExiting()
