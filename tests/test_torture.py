@@ -103,7 +103,8 @@ def test_a_service_that_cuts_connections_is_found_out(capsys):
     options = ["--upgrades", "3", "--clients", "4"]
     assert main(["--expect", "release 1", *options, "--", *IMPATIENT]) == 1
     printed = capsys.readouterr().out
-    assert re.search(r"^ *raw +\d+ +[1-9]", printed, re.MULTILINE), printed
+    kinds = "|".join(KINDS)
+    assert re.search(rf"^ *({kinds}) +\d+ +[1-9]", printed, re.MULTILINE), printed
     assert re.search(r"^ *\d+ +\w+(Error|Answer): ", printed, re.MULTILINE), printed
 
 
