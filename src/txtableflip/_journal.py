@@ -247,8 +247,8 @@ _LINES: dict[type[Event], tuple[Any, str]] = {
     Requested: (
         LogLevel.info,
         (
-            "upgrade requested; deferred until this process is ready, its parent has exited "
-            "and no upgrade is running"
+            "upgrade requested; deferred until it is final that this process serves, and no "
+            "upgrade is running"
         ),
     ),
     Started: (

@@ -213,8 +213,8 @@ class IUpgrader(IInheriting):
     def redeploy() -> None:
         """
         Upgrade as soon as that may be, as an operator's signal asks for: a
-        request that comes while an upgrade runs, or while the parent is still
-        there, is deferred, once, and reaches whoever may act on it.  The outcome
+        request that comes while an upgrade runs, or before it is final that this
+        process serves, is deferred, once, and reaches whoever may act on it.  The outcome
         is in the log.
         """
 
