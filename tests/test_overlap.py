@@ -107,7 +107,8 @@ def test_ten_upgrades_do_not_wait_for_what_drains(service, port):
 
 def test_a_middle_one_that_is_killed_does_not_hide_the_oldest(service, port):
     """
-    C{whenParentExits} waits for everybody older, not only for the parent.
+    C{whenParentExits} waits for everybody older, not only for the parent; and the
+    oldest does not think that nobody serves, though who has replaced it is gone.
     """
     jobs = service.directory / "jobs"
     service.twistd("tableflip", "--drain-timeout", "300", *APP)
@@ -133,6 +134,7 @@ def test_a_middle_one_that_is_killed_does_not_hide_the_oldest(service, port):
     until(jobs.exists, "the job")
     assert not isAlive(first)
     assert not isAlive(third)
+    assert "nobody accepts" not in service.log
 
 
 @pytest.mark.parametrize("probation", ["0", "60"])

@@ -185,6 +185,8 @@ class Generation(Relatives):
         self.isReplaced = True
         self.fds.closeHandedOver()
         self.ports.letGo()
+        # Whoever drains still is not to think that nobody serves when this one ends.
+        self._parent.sayGoodbye()
 
     def exitWithFailure(self) -> None:
         exitstatus.fail()

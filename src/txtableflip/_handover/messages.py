@@ -199,7 +199,7 @@ class Withdraw:
 class Stopping:
     """
     The child was told to stop: it accepts nothing, and leaves, and so should the
-    parent.
+    parent.  When it is final: its end will be no crash.
     """
 
 

@@ -191,7 +191,8 @@ class Parent:
 
     def sayGoodbye(self) -> None:
         """
-        Tell a parent that drains that this process ends in good order.
+        Tell a parent that drains that the end of this process is no crash: it has been
+        replaced, or was told to stop.
         """
         if self._isFinal:
             self.ask(Stopping())
