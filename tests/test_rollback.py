@@ -148,7 +148,7 @@ def test_an_old_process_that_dies_on_probation_makes_it_final(watched):
     watched.release("name = 'third'")
     os.kill(second, signal.SIGHUP)
     watched.waitFor("generation 3 serves")
-    assert ask(watched.address, wrap=lambda sock: sock) == ("third", 3)
+    assert ask(watched.address) == ("third", 3)
 
 
 def test_a_signal_on_probation_is_followed_when_it_is_final(watched):

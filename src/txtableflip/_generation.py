@@ -13,9 +13,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 
 from txtableflip._draining.connections import Connections
 from txtableflip._draining.drain import Drain, loadKnownProtocols
-from txtableflip._handover.messages import (
-    Manifest,
-)
+from txtableflip._handover.messages import Manifest
 from txtableflip._handover.parent import Parent
 from txtableflip._journal import Journal, Left, ProcessLogger, Starting
 from txtableflip._launch import exitstatus, watchdog

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from txtableflip._handover.channel import connectChannel
 from txtableflip._handover.ending import Ending
 from txtableflip._handover.messages import (
-    CAPABILITIES,
     PROBATION,
     Commit,
     Confirm,
@@ -23,6 +22,7 @@ from txtableflip._handover.messages import (
     Serving,
     Stopping,
     Withdraw,
+    bothCan,
 )
 from txtableflip._handover.probation import Terms
 from txtableflip._journal import Greeted, Journal, ProcessLogger
@@ -43,7 +43,6 @@ COMMIT_TIMEOUT = 5.0
 How long a child that said Ready may take to serve, in seconds.  It has only to
 reach its reactor, and meanwhile clients wait.
 """
-
 
 WITHDRAW_TIMEOUT = 5.0
 """
@@ -241,7 +240,7 @@ class Answers:
         """
         @return: whether both can do this.
         """
-        return capability in self._can and capability in CAPABILITIES
+        return bothCan(capability, self._can)
 
     def messageReceived(self, message: Message) -> None:
         """

@@ -52,7 +52,7 @@ becomes a whole, well-typed message, or raises L{ChannelError}.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache, partial
@@ -290,6 +290,14 @@ def agree(ours: Range, theirs: Range) -> int:
             f"they cannot replace each other, so stop the service and start it once"
         )
     return version
+
+
+def bothCan(capability: str, theirs: Sequence[str]) -> bool:
+    """
+    @param theirs: what the other process can.
+    @return: whether this one can it, too.
+    """
+    return capability in theirs and capability in CAPABILITIES
 
 
 def _checkMusts(musts: Any, cls: Any, name: str) -> None:

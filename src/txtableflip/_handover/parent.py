@@ -12,7 +12,6 @@ from txtableflip._handover.channel import connectChannel
 from txtableflip._handover.frames import closeAll
 from txtableflip._handover.lastwords import LastWords
 from txtableflip._handover.messages import (
-    CAPABILITIES,
     PROBATION,
     SPEAKS,
     Abort,
@@ -26,6 +25,7 @@ from txtableflip._handover.messages import (
     Stopping,
     Withdraw,
     agree,
+    bothCan,
     decode,
 )
 from txtableflip._handover.pidfd import Pidfd
@@ -166,7 +166,7 @@ class Parent:
         """
         @return: whether both can do this.
         """
-        return capability in self.manifest.can and capability in CAPABILITIES
+        return bothCan(capability, self.manifest.can)
 
     def say(self, message: Message) -> None:
         """
