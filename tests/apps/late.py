@@ -6,6 +6,7 @@ the database away.
 """
 
 import os
+import runpy
 from pathlib import Path
 
 from twisted.application import service
@@ -14,23 +15,13 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
-from twisted.protocols.basic import LineOnlyReceiver
 
 from txtableflip import currentUpgrader
 
-RELEASE = {"name": "1", "database": lambda: None}
-exec(Path(os.environ["RELEASE_FILE"]).read_text(), RELEASE)
-
-
-class Answering(LineOnlyReceiver):
-    delimiter = b"\n"
-
-    def lineReceived(self, line):
-        generation = currentUpgrader().generation
-        answer = f"{line.decode()} {RELEASE['name']} {generation} {os.getpid()} .\n"
-        self.transport.write(answer.encode())
-        if line != b"stay":
-            self.transport.loseConnection()
+# All but where and when it listens is that of the other.
+os.environ["ENDPOINTS"] = ""
+answering = runpy.run_path(str(Path(__file__).with_name("answering.py")))
+database = answering["RELEASE"].get("database", lambda: None)
 
 
 class Late(service.Service):
@@ -43,15 +34,15 @@ class Late(service.Service):
 
     @inlineCallbacks
     def reach(self):
-        yield deferLater(reactor, float(os.environ["DELAY"]), RELEASE["database"])
+        yield deferLater(reactor, float(os.environ["DELAY"]), database)
         self.listen("LATE")
 
     def listen(self, name):
         if name in os.environ:
-            factory = Factory.forProtocol(Answering)
+            factory = Factory.forProtocol(answering["Answering"])
             factory.noisy = False
             serverFromString(reactor, os.environ[name]).listen(factory)
 
 
-application = service.Application("late")
+application = answering["application"]
 Late().setServiceParent(application)
