@@ -1,0 +1,3 @@
+"""
+A process tells those who ask, and does what they want.
+"""

@@ -1,0 +1,114 @@
+"""
+What is measured of a service, for Prometheus: by C{tableflip metrics}, and by the
+collector of L{txtableflip.prometheus}.
+
+Of the standard library only, as L{address <txtableflip._control.address>}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Status = Mapping[str, Any]
+
+Sample = tuple[tuple[str, ...], float]
+"""
+The values of the labels, and what was measured.
+"""
+
+_OUTCOMES = ("done", "failed", "rolledBack", "stopped")
+_PROCESS = ("generation", "pid")
+
+
+@dataclass
+class Family:
+    """
+    The samples of one name.
+
+    @ivar kind: C{counter} or C{gauge}.
+    @ivar labels: the names of the labels.
+    """
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+    samples: list[Sample] = field(default_factory=list)
+
+
+def families(generations: Sequence[Status]) -> list[Family]:
+    """
+    @param generations: what each process has said of itself.
+    @return: what is measured; of nobody, families without samples.
+    """
+    answered = [each for each in generations if "error" not in each]
+    return [*_counters(answered), *_gauges(answered)]
+
+
+def _counters(generations: Sequence[Status]) -> Iterator[Family]:
+    # Each knows the totals; whoever was asked last knows more.
+    totals: dict[str, int] = {}
+    for each in generations:
+        for name, count in each.get("counters", {}).items():
+            totals[name] = max(count, totals.get(name, 0))
+    outcomes: list[Sample] = [((name,), totals[name]) for name in _OUTCOMES if name in totals]
+    yield Family(
+        *("tableflip_upgrades_total", "counter", "Upgrades, by their outcome."),
+        *(("outcome",), outcomes),
+    )
+    for name, words in {
+        "accepted": "Connections that were accepted.",
+        "drained": "Connections that closed by themselves while their process drained.",
+        "aborted": "Connections that were aborted at the drain deadline.",
+    }.items():
+        samples: list[Sample] = [((), totals[name])] if name in totals else []
+        yield Family(f"tableflip_connections_{name}_total", "counter", words, (), samples)
+
+
+def _gauges(generations: Sequence[Status]) -> Iterator[Family]:
+    info, state, since, opened, left = (
+        Family(f"tableflip_{name}", "gauge", words, (*_PROCESS, *labels))
+        for name, words, *labels in (
+            ("generation_info", "Which processes there are.", "directory", "release"),
+            ("generation_state", "The state that each process is in.", "state"),
+            ("generation_state_timestamp_seconds", "Since when it is in that state."),
+            ("connections_open", "Open connections, by listener.", "listener"),
+            ("drain_remaining_seconds", "How long its connections have to finish."),
+        )
+    )
+    for each in generations:
+        process = (str(each["generation"]), str(each["pid"]))
+        runs = (str(each["directory"]), str(each.get("release") or ""))
+        info.samples.append(((*process, *runs), 1))
+        state.samples.append(((*process, each["state"]), 1))
+        since.samples.append((process, each["since"]))
+        for listener in each["listeners"]:
+            opened.samples.append(((*process, listener["name"]), listener["connections"]))
+        if each["drain"] is not None:
+            left.samples.append((process, each["drain"]["left"]))
+    yield from (info, state, since, opened, left)
+
+
+def exposition(generations: Sequence[Status]) -> Iterator[str]:
+    """
+    @return: the lines of Prometheus' text format, version 0.0.4.
+    """
+    for family in families(generations):
+        yield f"# HELP {family.name} {family.help}"
+        yield f"# TYPE {family.name} {family.kind}"
+        for values, measured in family.samples:
+            yield f"{family.name}{_labels(family.labels, values)} {measured}"
+
+
+def _labels(names: Sequence[str], values: Sequence[str]) -> str:
+    pairs = zip(names, map(_escape, values), strict=True)
+    inside = ",".join(f'{name}="{value}"' for name, value in pairs)
+    return f"{{{inside}}}" if inside else ""
+
+
+def _escape(value: str) -> str:
+    # A path may not be UTF-8.
+    text = value.encode(errors="replace").decode()
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -1,0 +1,73 @@
+"""
+What a process answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from txtableflip._control.status import directoryOf
+from txtableflip.errors import UpgradeFailed
+
+Result = dict[str, Any]
+
+
+def describe(
+    pid: int | None, generation: int, release: str | None, since: float | None = None
+) -> Result:
+    """
+    @param since: when it began to serve, in seconds since the epoch, if that is known.
+    @return: a process, as results have it.
+    """
+    who = {"pid": pid, "generation": generation, "release": release}
+    return {**who, "directory": directoryOf(pid), "since": since}
+
+
+def served(serving: Result, other: Result) -> Result:
+    """
+    @return: it was done, and this process serves for good.
+    """
+    release = f" (release {serving['release']})" if serving["release"] is not None else ""
+    msg = f"generation {serving['generation']}{release} serves: process {serving['pid']} in "
+    msg += str(serving["directory"])
+    details = {"msg": msg, "serving": serving, "other": other}
+    return {"outcome": "done", "changed": True, **details}
+
+
+def begun(how: str) -> Result:
+    """
+    @return: an upgrade runs, or will, and nobody waits.
+    """
+    return {"outcome": "begun", "msg": f"{how}; tableflip status tells how it goes"}
+
+
+def refused(reason: object) -> Result:
+    """
+    @return: nothing was done.
+    """
+    return {"outcome": "refused", "reason": str(reason)}
+
+
+def failed(error: UpgradeFailed, serving: Result, release: str | None) -> Result:
+    """
+    @param serving: the process that serves on, or again.
+    @param release: what the one that failed calls its release, if it came so far.
+    @return: an upgrade was not to be.
+    """
+    isUndone = error.phase == "probation"
+    return {
+        "outcome": "rolledBack" if isUndone else "failed",
+        "changed": isUndone,
+        "msg": error.headline,
+        "phase": error.phase,
+        "reason": error.what,
+        "lastWords": error.stderr.splitlines(),
+        "serving": serving,
+        "other": {
+            "pid": error.pid,
+            "generation": serving["generation"] + 1,
+            "release": release,
+            "exitStatus": error.exitStatus,
+            "signal": error.signal,
+        },
+    }
