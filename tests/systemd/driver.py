@@ -27,8 +27,8 @@ PIDFile={directory}/twistd.pid
 WorkingDirectory={directory}
 Environment=ENDPOINTS=tableflip:tcp:{port}:interface=127.0.0.1
 Environment=RELEASE_FILE={directory}/release.py {mark}
-ExecStart={twistd} --pidfile={directory}/twistd.pid tableflip --drain-timeout 5 --app {app}
-ExecReload=/bin/kill -HUP $MAINPID
+ExecStart={twistd} --pidfile={directory}/twistd.pid tableflip {options} --app {app}
+ExecReload={tableflip} upgrade $MAINPID
 Restart=always
 KillMode=control-group
 """
@@ -39,6 +39,14 @@ def systemctl(*words):
         ["systemctl", "--user", *words], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or done.stderr.strip()
+
+
+def journal():
+    """
+    Return what the journal has of the unit.
+    """
+    command = ["journalctl", "--output=cat", "--no-pager", "--directory=/run/log/journal"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def show(name):
@@ -59,6 +67,8 @@ def main(directory):
         port=PORT,
         mark=service.mark,
         twistd=TWISTD,
+        tableflip=Path(TWISTD).with_name("tableflip"),
+        options="--drain-timeout 5 --probation 1",
         app=APPS / "answering.py",
     )
     (Path(directory) / "units" / "web.service").write_text(unit)
@@ -72,14 +82,16 @@ def main(directory):
             old = service.pid
             service.release(f"name = '{number}'")
             told[f"reload {number}"] = systemctl("reload", "web")
-            until(lambda old=old: service.pid != old, "a successor")
+            # It has waited until that was final.
+            told[f"replaced by {number}"] = service.pid != old
             until(lambda old=old: not isAlive(old), "the end of the old process")
             mainIs(service)
             clients.waitForMore()
         service.release("raise ValueError('bad release')")
         serving = service.pid
-        told["failing reload"] = systemctl("reload", "web")
-        service.waitFor("upgrade failed")
+        told["failing reload"] = systemctl("reload", "web").splitlines()[0]
+        reason = "ValueError: bad release"
+        until(lambda: reason in journal(), journal)
         told["after a failing reload"] = [show("ActiveState"), service.pid == serving]
         clients.waitForMore()
     told["failures"] = clients.failures

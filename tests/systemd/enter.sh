@@ -3,11 +3,21 @@
 #
 #     unshare --mount --pid --fork --kill-child --net --ipc --uts enter.sh DIRECTORY COMMAND...
 #
-# DIRECTORY/units has the units.  Nothing of this is seen outside, and all of it
-# ends with this process, which is number 1 of its namespace.
+# DIRECTORY/units has the units.  $SYSTEMD_UNPACKED may name a directory in which another
+# version of systemd was unpacked (dpkg-deb -x of systemd, libsystemd-shared, libsystemd0).
+# Nothing of this is seen outside, and all of it ends with this process, which is number 1
+# of its namespace.
 set -eu
 directory=$1
 shift
+
+unpacked=${SYSTEMD_UNPACKED:-}
+if [ -n "$unpacked" ]; then
+    libraries=$unpacked/usr/lib/$(uname -m)-linux-gnu
+    export PATH=$unpacked/bin:$PATH LD_LIBRARY_PATH=$libraries:$libraries/systemd
+fi
+systemd=$(readlink -f "$unpacked/lib/systemd/systemd")
+export systemd
 
 mount --make-rprivate /
 mount -t proc proc /proc
@@ -32,7 +42,15 @@ for unit in basic exit shutdown sockets timers paths; do
 done
 cp /usr/lib/systemd/user/systemd-exit.service "$directory/units"
 ln -sf basic.target "$directory/units/default.target"
-/usr/lib/systemd/systemd --user > "$directory/systemd.log" 2>&1 &
+mkdir -p /run/systemd/journald.conf.d
+printf "[Journal]\nReadKMsg=no\nStorage=volatile\n" > /run/systemd/journald.conf.d/own.conf
+"$(dirname "$systemd")/systemd-journald" > "$directory/journald.log" 2>&1 &
+for _ in $(seq 200); do
+    [ -S /run/systemd/journal/stdout ] && break
+    sleep 0.05
+done
+$systemd --user > "$directory/systemd.log" 2>&1 &
+manager=$!
 for _ in $(seq 200); do
     [ -S /run/user/0/systemd/private ] && break
     sleep 0.05
@@ -40,6 +58,6 @@ done
 "$@"
 status=$?
 systemctl --user exit || true
-wait || true
+wait "$manager" || true
 exit $status
 ' enter "$@"

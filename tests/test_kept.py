@@ -1,0 +1,224 @@
+"""
+A real service under C{tableflip run}: crashes, upgrades, and whoever watches.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from commandlines import atOnce
+from keepers import KEEPER, Kept, kept
+from processes import APPS, DEADLINE, TWISTD, Clients, connect, until
+
+__all__ = ["kept"]
+
+TABLEFLIP = shutil.which("tableflip", path=os.path.dirname(sys.executable))
+PROGRAM = (TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--app", str(APPS / "answering.py"))
+
+
+class Real(Kept):
+    """
+    A keeper with twistd below it.
+    """
+
+    keeper = None
+    inside = ()
+
+    @property
+    def pid(self):
+        return self.keeper or self.process.pid
+
+    @property
+    def address(self):
+        return ("127.0.0.1", self.port)
+
+    def begin(self, *options, program=PROGRAM, before=()):
+        """
+        Start it, and wait until it serves.
+
+        @param before: what starts it, as its own child.
+        """
+        self.service.environment["ENDPOINTS"] = f"tableflip:tcp:{self.port}:interface=127.0.0.1"
+        self.start("", *options, command=program, before=before)
+        self.waitFor("generation 1 serves")
+        if before:
+            (self.keeper,) = map(int, childrenOf(self.process.pid))
+        until(lambda: self.status()["keeper"]["stored"], "what is stored")
+        return self
+
+    def main(self):
+        """
+        Return who serves, by what the keeper says.
+        """
+        return until(
+            lambda: self.status()["keeper"]["isReady"] and self.status()["child"], self.log
+        )
+
+    def crash(self):
+        """
+        Kill who serves, and wait until the next one does and has stored what it has.
+        """
+        main = self.main()
+        os.kill(main, signal.SIGKILL)
+        until(lambda: self.main() != main, lambda: self.log)
+        until(lambda: self.status()["keeper"]["before"] is None, lambda: self.log)
+        return main
+
+    def upgrade(self, *words):
+        """
+        Ask for an upgrade, by the keeper's process id.
+        """
+        words = ("upgrade", str(self.pid), "--timeout", "300", *words)
+        return self.service.run(*self.inside, TABLEFLIP, *words, timeout=310)
+
+
+def childrenOf(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.fixture
+def real(service):
+    """
+    A keeper that has not been started.
+    """
+    return Real(service)
+
+
+def test_no_client_is_refused_whatever_is_killed(real):
+    """
+    Three crashes and four upgrades, failed ones between: one process id, nobody refused,
+    and nobody fails in an upgrade.
+    """
+    real.begin()
+    failed = 0
+    with Clients(real.address, 8) as clients:
+        for turn in range(3):
+            real.crash()
+            lost, clients.failures = clients.failures, []
+            assert not any("Refused" in each for each in lost)
+            failed += len(lost)
+            real.service.release(f"name = '{turn + 2}'")
+            done = real.upgrade()
+            assert done.returncode == 0, done.stderr
+            clients.waitForMore()
+            real.service.release("raise ValueError('a bad release')")
+            done = real.upgrade()
+            assert (done.returncode, "a bad release" in done.stderr) == (1, True)
+            real.service.release(f"name = '{turn + 2}'")
+            clients.waitForMore()
+            assert clients.failures == []
+    assert failed <= 3 * 8
+    assert real.status()["keeper"]["restarts"] == 3
+    assert real.stop() == 0
+    assert not real.service.processes()
+
+
+INITS = {
+    "process 1": ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"],
+    "tini": ["tini", "-g", "--"],
+    "dumb-init": ["dumb-init"],
+}
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_a_container_outlives_its_upgrades_and_crashes(real, init):
+    """
+    With the keeper as its process 1, or below a small init that sends each signal to a
+    whole group: one process id, nobody refused, and a stop that drains.
+    """
+    before = INITS[init]
+    if shutil.which(before[0]) is None:
+        pytest.skip(f"there is no {before[0]}")
+    if init == "process 1" and os.geteuid() != 0:
+        pytest.skip("only root makes a pid namespace")
+    real.begin(before=before)
+    first = real.log.count("started process")
+    with Clients(real.address, 4) as clients:
+        for child in map(int, childrenOf(real.pid)):
+            os.kill(child, signal.SIGKILL)
+        real.waitFor("started process", first + 1)
+        real.waitFor("generation 2 serves")
+        lost, clients.failures = clients.failures, []
+        assert not any("Refused" in each for each in lost)
+        os.kill(real.pid, signal.SIGHUP)
+        real.waitFor("generation 3 serves")
+        real.waitFor("upgrade done")
+        clients.waitForMore()
+        assert clients.failures == []
+    with connect(real.address) as sock:
+        sock.sendall(b"stay\n")
+        assert sock.recv(100)
+        os.kill(real.pid if init == "process 1" else real.process.pid, signal.SIGTERM)
+        until(lambda: "SIGTERM from" in real.log, lambda: real.log)
+        until(lambda: isRefused(real.address), "a refusal")
+        assert real.process.poll() is None
+        sock.sendall(b"bye\n")
+    assert real.process.wait(DEADLINE) == 0
+    assert not real.service.processes()
+
+
+def isRefused(address):
+    """
+    Say whether nobody listens.
+    """
+    try:
+        connect(address).close()
+    except ConnectionRefusedError:
+        return True
+
+
+SUPERVISORD = """
+[supervisord]
+nodaemon=true
+logfile={directory}/supervisord.log
+pidfile={directory}/supervisord.pid
+[unix_http_server]
+file={directory}/supervisor.sock
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+[supervisorctl]
+serverurl=unix://{directory}/supervisor.sock
+[program:myapp]
+command={command}
+stopwaitsecs=60
+autorestart=true
+stdout_logfile={directory}/keeper.log
+redirect_stderr=true
+"""
+
+
+def test_supervisord_sees_one_process(real):
+    """
+    RUNNING, with the same process id, after an upgrade and after a crash; a stop drains.
+    """
+    directory = real.service.directory
+    command = shlex.join([*KEEPER, "--", *atOnce(PROGRAM)])
+    config = directory / "supervisord.conf"
+    config.write_text(SUPERVISORD.format(directory=directory, command=command))
+    real.service.environment["ENDPOINTS"] = f"tableflip:tcp:{real.port}:interface=127.0.0.1"
+    scripts = Path(sys.executable).parent
+    real.process = real.service.start(scripts / "supervisord", "-c", str(config))
+
+    def control(*words):
+        return real.service.run(scripts / "supervisorctl", "-c", str(config), *words).stdout
+
+    until((directory / "keeper.log").exists, "its log")
+    real.waitFor("generation 1 serves")
+    real.keeper = int(control("pid", "myapp"))
+    until(lambda: real.status()["keeper"]["stored"], "what is stored")
+    with Clients(real.address, 4) as clients:
+        assert real.upgrade().returncode == 0
+        clients.waitForMore()
+        assert clients.failures == []
+        real.crash()
+        clients.waitForMore()
+        assert not any("Refused" in each for each in clients.failures)
+    assert control("status", "myapp").split()[1:4] == ["RUNNING", "pid", f"{real.keeper},"]
+    assert "stopped" in control("stop", "myapp")
+    assert "STOPPED" in control("status", "myapp")
+    real.process.send_signal(signal.SIGTERM)
+    assert real.process.wait(DEADLINE) == 0
