@@ -1,0 +1,3 @@
+"""
+How connections outlive the process that has accepted them.
+"""
