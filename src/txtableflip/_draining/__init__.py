@@ -1,3 +1,3 @@
 """
-How the connections of a process that leaves end.
+How the connections of a process that exits end.
 """

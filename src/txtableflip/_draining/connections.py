@@ -18,7 +18,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.main import CONNECTION_DONE
 from twisted.python.failure import Failure
 
-from txtableflip._observers import OneShot
+from txtableflip._draining.work import Tasks
+from txtableflip._observers import OneShot, SteadyClock
 
 LINGER = 2.0
 """
@@ -31,7 +32,7 @@ _DISCARDED = 65536
 
 class OpenConnection(NamedTuple):
     """
-    One connection, for whoever looks at them.
+    One connection, for display.
 
     @ivar listener: which one has accepted it, in words.
     @ivar peer: the address of the client.
@@ -50,7 +51,12 @@ class AcceptedConnections:
     @ivar name: the listener's, in words.
     @ivar drainTimeout: how long they may take to finish, in seconds, if that is
         another time than for all.
+    @ivar key: what the listener is known by, in every generation.
+    @ivar migrates: whether they go to the next one, and if so, whether together.
     """
+
+    key: object = None
+    migrates: bool | str = False
 
     def __init__(
         self, connections: Connections, name: str, drainTimeout: float | None = None
@@ -69,12 +75,25 @@ class AcceptedConnections:
         """
         return iter(list(self._open))
 
-    @property
-    def isClosing(self) -> bool:
+    def isLeaving(self, transport: Any) -> bool:
         """
-        Whether this process closes its connections, because it leaves.
+        @return: whether a connection is to end because its process exits, or was
+            about to.
         """
-        return self._connections.areClosing
+        return self._connections.areClosing or transport in self._connections.leaving
+
+    def mayDrain(self, transport: Any) -> bool:
+        """
+        @return: whether a connection is to be told to finish, and not to migrate.
+        """
+        drainOnly = self._connections.stays
+        return drainOnly is None or not self.migrates or transport in drainOnly
+
+    def answer(self, receive: Callable[[], Any]) -> Any:
+        """
+        See L{Connections.answer}.
+        """
+        return self._connections.answer(receive)
 
     def opened(self, transport: Any) -> None:
         """
@@ -83,6 +102,7 @@ class AcceptedConnections:
         transport.since = time.monotonic()
         self._open.add(transport)
         self._connections.listeners.add(self)
+        self._connections.tellAccepted()
 
     def oldest(self) -> tuple[Any, int]:
         """
@@ -94,12 +114,12 @@ class AcceptedConnections:
 
     def describe(self) -> list[OpenConnection]:
         """
-        @return: the connections, for whoever looks at them.
+        @return: the connections, for display.
         """
         now = time.monotonic()
         return [
             OpenConnection(self.name, transport.getPeer(), int(now - transport.since))
-            for transport in self._open
+            for transport in self
         ]
 
     def closed(self, transport: Any) -> None:
@@ -119,15 +139,29 @@ class Connections:
     All open connections of the process.
 
     @ivar listeners: those of which some are open.
-    @ivar areClosing: whether this process leaves, so that a connection which it
+    @ivar areClosing: whether this process exits, so that a connection which it
         closes is to be closed with care.
+    @ivar leaving: the connections that were told so by a process which serves on: they
+        end as they were told.
+    @ivar stays: if there is a child to which connections are to migrate, those that do
+        not, though others of their listener do.
+    @ivar migrated: how many have gone to a child.
+    @ivar isAnswering: whether what a client has sent is just being acted upon.
+    @ivar tasks: what there is to finish besides them.
+    @ivar tellAccepted: is called when there is one more.
     """
 
     def __init__(self) -> None:
+        self.tellAccepted: Callable[[], object] = lambda: None
+        self.isAnswering = False
+        self.tasks = Tasks()
         self.listeners: set[AcceptedConnections] = set()
         self.areClosing = False
-        self._whenClosed: dict[Any, list[Callable[[], None]]] = {}
+        self.leaving: set[Any] = set()
+        self.stays: set[Any] | None = None
+        self.migrated = 0
         self._allClosed = OneShot()
+        self._longest = 0.0
 
     def __len__(self) -> int:
         return sum(map(len, self.listeners))
@@ -136,26 +170,56 @@ class Connections:
         """
         @return: where the connections of a new listener are counted.
         """
+        self._longest = max(self._longest, drainTimeout or 0.0)
         return AcceptedConnections(self, name, drainTimeout)
+
+    def answer(self, receive: Callable[[], Any]) -> Any:
+        """
+        Have something received, and acted upon.
+        """
+        self.isAnswering = True
+        try:
+            return receive()
+        finally:
+            self.isAnswering = False
+
+    def longestTimeout(self, timeout: float) -> float:
+        """
+        @param timeout: how long connections have to finish, in seconds, but for those
+            of a listener with a time of its own.
+        @return: how long the last of them may have.
+        """
+        return max(timeout, self._longest)
 
     def describe(self) -> list[OpenConnection]:
         """
-        @return: all of them, for whoever looks at them.
+        @return: all of them, for display.
         """
-        return [each for accepted in self.listeners for each in accepted.describe()]
+        return [each for accepted in list(self.listeners) for each in accepted.describe()]
 
-    def whenClosed(self, transport: Any, call: Callable[[], None]) -> None:
+    def counts(self) -> dict[str, int]:
         """
-        Have something done, besides all else, when an open connection is closed.
+        @return: how many each listener has, by its name.
         """
-        self._whenClosed.setdefault(transport, []).append(call)
+        counts: dict[str, int] = {}
+        for each in list(self.listeners):
+            counts[each.name] = counts.get(each.name, 0) + len(each)
+        return counts
+
+    def drainOnly(self, transport: Any) -> None:
+        """
+        A connection does not migrate.
+        """
+        if self.stays is not None:
+            self.stays.add(transport)
 
     def closed(self, transport: Any) -> None:
         """
         A connection is closed.
         """
-        for call in self._whenClosed.pop(transport, ()):
-            call()
+        self.leaving.discard(transport)
+        if self.stays is not None:
+            self.stays.discard(transport)
         if not self.listeners:
             self._allClosed.fire()
             self._allClosed = OneShot()
@@ -170,28 +234,25 @@ class Connections:
 class CountedTransport:
     """
     Mixed into a transport: counts it until it is closed, and closes it with
-    care if its process leaves: the client may be sending its next request just
+    care if its process exits: the client may be sending its next request just
     then.  It is to find the end of the stream, after which it may ask again
     elsewhere, and not the reset that close(2) answers unread data with.
+
+    @ivar isAnswered: whether something has been sent behind all that was received.
     """
 
     accepted: AcceptedConnections
     since: float
+    isAnswered: bool
     _lingering: Any = None
-
-    def closeWithoutShutdown(self) -> None:
-        """
-        Close no more than our own descriptor of this connection when it is
-        lost here: shutdown(2) would end it in every process that has it.
-        """
-        self._shouldShutdown = False
 
     def doWrite(self) -> Any:
         """
         See L{twisted.internet.interfaces.IWriteDescriptor.doWrite}.
         """
+        self.isAnswered = True
         result = super().doWrite()  # type: ignore[misc]
-        if result is CONNECTION_DONE and self.accepted.isClosing and self._shouldShutdown:
+        if result is CONNECTION_DONE and self.accepted.isLeaving(self):
             return self._linger()
         return result
 
@@ -203,7 +264,7 @@ class CountedTransport:
         transport: Any = self
         with suppress(OSError):
             transport.socket.shutdown(socket.SHUT_WR)
-        self._lingering = transport.reactor.callLater(
+        self._lingering = SteadyClock(transport.reactor).callLater(
             LINGER, transport.connectionLost, Failure(CONNECTION_DONE)
         )
         transport.startReading()
@@ -212,8 +273,9 @@ class CountedTransport:
         """
         See L{twisted.internet.interfaces.IReadDescriptor.doRead}.
         """
+        self.isAnswered = False
         if self._lingering is None:
-            return super().doRead()  # type: ignore[misc]
+            return self.accepted.answer(super().doRead)  # type: ignore[misc]
         transport: Any = self
         try:
             ended = not transport.socket.recv(_DISCARDED)
@@ -241,7 +303,7 @@ class CountedTCPServer(CountedTransport, tcp.Server):
     """
 
     # In the dictionary of each connection they would take more, and may make it grow.
-    __slots__ = ("accepted", "since")
+    __slots__ = ("accepted", "isAnswered", "since")
 
 
 def countedTransport(transport: type[CountedTransport], accepted: AcceptedConnections) -> Any:
@@ -254,6 +316,7 @@ def countedTransport(transport: type[CountedTransport], accepted: AcceptedConnec
     def makeTransport(*arguments: Any) -> CountedTransport:
         made = transport(*arguments)
         made.accepted = accepted
+        made.isAnswered = True
         accepted.opened(made)
         return made
 

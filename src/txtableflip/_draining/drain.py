@@ -1,29 +1,25 @@
 """
-How a process that leaves ends the connections which it still has.
+How a process that exits ends the connections which it still has.
 
-Each protocol is told once, through L{IDrainable}, and then has until its
-deadline to finish what is under way.  What is known of HTTP and WebSocket is in
+Each protocol is told once, through L{IDrainable <txtableflip.IDrainable>}, and then
+has until its deadline to finish what is in progress.  What is known of HTTP and WebSocket is in
 the modules beside this one; whatever else an application speaks, lives until it
 closes or its time is over.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
-from twisted.protocols.policies import ProtocolWrapper
-from twisted.python.components import getAdapterFactory, registerAdapter
-from twisted.python.failure import Failure
 
 from txtableflip._draining.connections import AcceptedConnections, Connections
-from txtableflip._journal import Drained, Draining, Journal, ProcessLogger
-from txtableflip.interfaces import IDrainable, IDrainableFactory, Reactor
+from txtableflip._draining.goodbyes import Goodbyes
+from txtableflip._journal import DrainCancelled, Drained, Draining, Journal, ProcessLogger
+from txtableflip._observers import OneShot, SteadyClock
+from txtableflip.interfaces import Reactor
 
 LAST_BYTES_TIMEOUT = 0.5
 """
@@ -42,27 +38,21 @@ AT_ONCE = 100
 How many connections are looked at in one turn of the reactor.
 """
 
-REST = 10
+REST = 100
 """
 So many times as long as it took to look at all, nothing is looked at: what is
-under way has the processor.
+in progress has the processor, and the looking a hundredth of it.
+"""
+
+LONGEST_REST = 2.0
+"""
+How often they are looked at at least, in seconds: in the first look all are told,
+which takes long.
 """
 
 PROGRESS = 5.0
 """
 How often the log says what is left, in seconds.
-"""
-
-_KNOWN = {
-    "txtableflip._draining.http1": {"twisted.web.http"},
-    "txtableflip._draining.http2": {"twisted.web._http2"},
-    "txtableflip._draining.websocket": {
-        "twisted.web._websocket_impl",
-        "autobahn.twisted.websocket",
-    },
-}
-"""
-Which module of ours knows how connections of which libraries end.
 """
 
 _log = ProcessLogger()
@@ -83,6 +73,91 @@ class Outcome:
     cut: int = 0
 
 
+class _TimeLeft:
+    """
+    How long there is, in seconds.
+
+    @ivar isForAll: whether no listener has a time of its own.
+    """
+
+    def __init__(self, clock: SteadyClock, timeout: float, *, isForAll: bool) -> None:
+        self._clock = clock
+        self.timeout = timeout
+        self.isForAll = isForAll
+        self._begin = clock.seconds()
+        self._final: float | None = None
+
+    def conclude(self, timeout: float) -> None:
+        """
+        It is final: what may have migrated has its time from now on.
+        """
+        self.timeout = timeout
+        self._final = self._clock.seconds()
+
+    def ofAll(self) -> float:
+        """
+        @return: how long there is for whatever has no time of its own.
+        """
+        return self._left(self.timeout)
+
+    def of(self, accepted: AcceptedConnections) -> float:
+        """
+        @return: how long the connections of a listener still have.
+        """
+        own = None if self.isForAll else accepted.drainTimeout
+        timeout = self.timeout if own is None else own
+        if not accepted.migrates:
+            return self._left(timeout)
+        return timeout if self._final is None else self._left(timeout, self._final)
+
+    def _left(self, timeout: float, since: float | None = None) -> float:
+        return (self._begin if since is None else since) + timeout - self._clock.seconds()
+
+
+class _Progress:
+    """
+    What the log says from time to time.
+    """
+
+    def __init__(self, clock: SteadyClock, connections: Connections, time: _TimeLeft) -> None:
+        self._clock = clock
+        self._connections = connections
+        self._time = time
+        self._next = clock.seconds() + PROGRESS
+
+    def tell(self) -> None:
+        """
+        Say what is left, if it is time for that.
+        """
+        now = self._clock.seconds()
+        if now < self._next:
+            return
+        self._next = now + PROGRESS
+        self.tellTasks()
+        for accepted in self._connections.listeners:
+            oldest, age = accepted.oldest()
+            _log.info(
+                "draining: {count} connections left on {listener}, the oldest of "
+                "{age} s from {peer}; they have {left:.0f} s",
+                count=len(accepted),
+                listener=accepted.name,
+                age=age,
+                peer=str(oldest.getPeer()),
+                left=max(0.0, self._time.of(accepted)),
+            )
+
+    def tellTasks(self) -> None:
+        """
+        Say what is not finished besides connections.
+        """
+        if len(self._connections.tasks):
+            _log.info(
+                "draining: not finished yet: {tasks}; {left:.0f} s left",
+                tasks=self._connections.tasks.names(),
+                left=max(0.0, self._time.ofAll()),
+            )
+
+
 class Drain:
     """
     One drain of all connections: made when it begins.
@@ -95,51 +170,136 @@ class Drain:
         timeout: float,
         journal: Journal,
         isReplaced: bool,
+        *,
+        isForAll: bool = False,
     ) -> None:
         """
         @param timeout: how long the connections have, in seconds, but for those
-            of a listener with a time of its own.
+            of a listener with a time of its own, unless this C{isForAll}.
         @param journal: is told of the begin and the end.
-        @param isReplaced: whether a child has taken over, for the journal.
+        @param isReplaced: whether a child serves, for the journal.
         """
-        for known in loadKnownProtocols():
-            _register(known.adapters())
         self._reactor: Any = reactor
+        self._clock: Any = SteadyClock(reactor)
         self._connections = connections
-        self._timeout = timeout
+        self._tasks = connections.tasks
         self._journal = journal
         self._isReplaced = isReplaced
-        self._begin = reactor.seconds()
-        self._told: dict[Any, type] = {}
+        self._time = _TimeLeft(self._clock, timeout, isForAll=isForAll)
+        self._progress = _Progress(self._clock, connections, self._time)
+        self._goodbyes = Goodbyes(connections)
         self._late: set[Any] = set()
-        self._broken: set[Any] = set()
         self._initial = len(connections)
-        self._nextProgress = self._begin + PROGRESS
+        # Some may have migrated before anybody was told to finish.
+        self._gone = connections.migrated
+        self._outcome = Outcome()
+        self._isCancelled = False
+        self._mayEnd = OneShot()
+        self._isOver = OneShot()
+
+    def conclude(self, timeout: float) -> Deferred[Outcome]:
+        """
+        This process exits: no task begins any more.
+
+        @param timeout: how long all have, in seconds from the begin.
+        @return: a Deferred that fires when no connection is left, and no task, or those
+            have had their time; never, if that is L{cancel}led.
+        """
+        self._time.conclude(timeout)
+        self._mayEnd.fire()
+        return self._isOver.wait().addCallback(lambda ignored: self._outcome)
+
+    def describe(self) -> dict[str, Any]:
+        """
+        @return: what is left, and how long it has, for display.
+        """
+        listeners = list(self._connections.listeners)
+        oldest = max(
+            (each for accepted in listeners for each in accepted.describe()),
+            key=lambda each: each.seconds,
+            default=None,
+        )
+        return {
+            "seconds": self._time.timeout,
+            "left": max(0.0, *(self._time.of(each) for each in listeners), self._time.ofAll()),
+            "connections": len(self._connections),
+            "oldest": oldest and {**oldest._asdict(), "peer": str(oldest.peer)},
+            "work": [task.what for task in self._tasks.describe()],
+        }
+
+    def run(self) -> None:
+        """
+        Begin.
+        """
+        running: Any = self._run()
+        running.addErrback(lambda failure: self._isOver.error(failure.value))
 
     @inlineCallbacks
-    def run(self) -> Any:
-        """
-        @return: a Deferred that fires with an L{Outcome}, when no connection is
-            left.
-        """
+    def _run(self) -> Any:
         self._connections.areClosing = True
         self._journal.tell(
             Draining,
             connections=self._initial,
-            seconds=self._timeout,
+            seconds=self._time.timeout,
             isReplaced=self._isReplaced,
         )
-        while len(self._connections):
-            began = self._reactor.seconds()
-            for accepted in list(self._connections.listeners):
-                yield self._attend(accepted)
-            self._tellProgress()
-            yield self._wait(self._reactor.seconds() - began)
+        self._progress.tellTasks()
+        yield self._untilFinished()
         # An abort takes effect in the next turn of the reactor.
         yield deferLater(self._reactor, 0, lambda: None)
-        outcome = Outcome(self._initial - len(self._late), len(self._told), len(self._late))
-        self._journal.tell(Drained, **asdict(outcome))
-        return outcome
+        if not self._isCancelled:
+            late = len(self._late)
+            migrated = self._connections.migrated - self._gone
+            finished = self._initial - late - migrated
+            self._outcome = Outcome(finished, len(self._goodbyes), late)
+            self._journal.tell(Drained, **asdict(self._outcome))
+            yield self._mayEnd.wait()
+            # What has begun when that was final.
+            self._progress.tellTasks()
+            yield self._untilFinished()
+            if len(self._tasks):
+                names = self._tasks.names()
+                _log.warn("not finished at the drain deadline: {tasks}", tasks=names)
+            self._isOver.fire()
+
+    @inlineCallbacks
+    def _untilFinished(self) -> Any:
+        while not self._isCancelled and (len(self._connections) or self._isAtWork()):
+            began = self._clock.seconds()
+            self._tellTasksToFinish()
+            for accepted in list(self._connections.listeners):
+                yield self._attend(accepted)
+            self._progress.tell()
+            yield self._wait(self._clock.seconds() - began)
+
+    def cancel(self) -> None:
+        """
+        This process serves on: so it does the connections, but for those whose
+        clients have been told otherwise, or that were late.
+        """
+        self._isCancelled = True
+        connections = self._connections
+        connections.areClosing = False
+        self._goodbyes.takeBack()
+        for transport in self._late:
+            if transport.connected:
+                connections.leaving.add(transport)
+                self._clock.callLater(LAST_BYTES_TIMEOUT, transport.abortConnection)
+        counts = {"told": len(connections.leaving), "cut": len(self._late)}
+        self._journal.tell(DrainCancelled, connections=len(connections), **counts)
+        self._mayEnd.fire()
+
+    def _tellTasksToFinish(self) -> None:
+        left = self._time.ofAll()
+        for task in self._tasks:
+            if left > 0:
+                self._goodbyes.say(task, left)
+
+    def _isAtWork(self) -> bool:
+        """
+        @return: whether there is something to finish besides connections, and time.
+        """
+        return len(self._tasks) > 0 and self._time.ofAll() > 0
 
     @inlineCallbacks
     def _attend(self, accepted: AcceptedConnections) -> Any:
@@ -148,69 +308,21 @@ class Drain:
         turn of the reactor: with thousands, others would wait for all of them.
         """
         for number, transport in enumerate(accepted, 1):
-            left = self._left(accepted)
+            left = self._time.of(accepted)
+            if self._isCancelled:
+                return
             if not transport.connected:
                 continue
             if left > 0:
-                self._tell(transport, left)
+                if accepted.mayDrain(transport):
+                    self._goodbyes.say(transport, left)
             elif transport not in self._late:
                 self._late.add(transport)
-                self._close(transport)
+                self._goodbyes.close(transport)
             elif left <= -LAST_BYTES_TIMEOUT:
                 transport.abortConnection()
             if number % AT_ONCE == 0:
                 yield deferLater(self._reactor, 0, lambda: None)
-
-    def _left(self, accepted: AcceptedConnections) -> float:
-        """
-        @return: how long the connections of a listener still have, in seconds.
-        """
-        timeout = accepted.drainTimeout
-        if timeout is None:
-            timeout = self._timeout
-        return float(self._begin + timeout - self._reactor.seconds())
-
-    def _tell(self, transport: Any, seconds: float) -> None:
-        """
-        Tell a connection's protocol that its process leaves, unless it has been
-        told: it may have become another one meanwhile.
-        """
-        if transport in self._broken:
-            return
-        try:
-            drainable = findDrainable(transport)
-            if drainable is not None and self._told.get(transport) is not type(drainable):
-                self._told[transport] = type(drainable)
-                done = drainable.drain(seconds)
-                if isinstance(done, Deferred):
-                    done.addCallback(lambda ignored: self._close(transport))
-                    done.addErrback(_failed, str(transport))
-        except Exception:  # noqa: BLE001 - it is no reason to cut the others
-            self._broken.add(transport)
-            _log.failure("telling {transport} to drain", transport=str(transport))
-
-    def _close(self, transport: Any) -> None:
-        try:
-            _close(transport)
-        except Exception:  # noqa: BLE001 - it will be aborted soon
-            _log.failure("closing {transport}", transport=str(transport))
-
-    def _tellProgress(self) -> None:
-        now = self._reactor.seconds()
-        if now < self._nextProgress:
-            return
-        self._nextProgress = now + PROGRESS
-        for accepted in self._connections.listeners:
-            oldest, age = accepted.oldest()
-            _log.info(
-                "draining: {count} connections left on {listener}, the oldest of "
-                "{age} s from {peer}; they have {left:.0f} s",
-                count=len(accepted),
-                listener=accepted.name,
-                age=age,
-                peer=str(oldest.getPeer()),
-                left=max(0.0, self._left(accepted)),
-            )
 
     def _wait(self, looked: float) -> Deferred[None]:
         """
@@ -221,86 +333,17 @@ class Drain:
         times = [
             time
             for accepted in self._connections.listeners
-            for time in (self._left(accepted), self._left(accepted) + LAST_BYTES_TIMEOUT)
+            for time in (self._time.of(accepted), self._time.of(accepted) + LAST_BYTES_TIMEOUT)
             if time > 0
         ]
-        waiter = self._connections.whenAllClosed()
+        if len(self._connections):
+            waiter = self._connections.whenAllClosed()
+        else:
+            times.append(max(0.0, self._time.ofAll()))
+            waiter = self._tasks.whenAllFinished()
         waiter.addTimeout(
-            min([max(TICK, looked * REST), *times]),
-            self._reactor,
+            min([max(TICK, looked * REST), LONGEST_REST, *times]),
+            self._clock,
             onTimeoutCancel=lambda result, after: None,
         )
         return waiter
-
-
-def _failed(failure: Failure, transport: str) -> None:
-    _log.failure("draining {transport}", failure=failure, transport=transport)
-
-
-def findDrainable(transport: Any) -> Any:
-    """
-    @return: who knows how to drain a connection, or C{None}: its protocol, the
-        factory of that, an adapter, or any of these for a protocol that is
-        wrapped in another.
-    """
-    protocol = transport.protocol
-    while protocol is not None:
-        factory = getattr(protocol, "factory", None)
-        if IDrainableFactory.providedBy(factory):
-            drainable = factory.drainable(protocol)
-        else:
-            drainable = IDrainable(protocol, None)
-        if drainable is not None:
-            return drainable
-        protocol = protocol.wrappedProtocol if isinstance(protocol, ProtocolWrapper) else None
-    return None
-
-
-def _close(transport: Any) -> None:
-    """
-    Close a connection as its own protocol would: above TLS, which has an end of
-    its own to send.  What is received from now on would not be answered, so the
-    protocol must not act upon it.
-    """
-    if not transport.connected:
-        return
-    top, protocol = transport, transport.protocol
-    while isinstance(protocol, ProtocolWrapper):
-        top, protocol = protocol, protocol.wrappedProtocol
-    with suppress(AttributeError):
-        protocol.dataReceived = lambda data: None
-    top.unregisterProducer()
-    top.loseConnection()
-
-
-def loadKnownProtocols() -> list[Any]:
-    """
-    Load what is known of those libraries that this process has loaded: before it
-    serves, for when it leaves, another release may be where its own was.
-
-    @return: the modules, each of which has C{adapters()}.
-    """
-    found = []
-    for name, libraries in _KNOWN.items():
-        # Each imports its libraries, which this process may not have, or not need.
-        if libraries & sys.modules.keys():
-            try:
-                found.append(importlib.import_module(name))
-            except Exception:  # noqa: BLE001 - another release's module may raise anything
-                _log.failure(
-                    "connections of {libraries} cannot be told to finish, and may take "
-                    "until their deadline: {name} cannot be loaded",
-                    libraries=", ".join(sorted(libraries)),
-                    name=name,
-                )
-    return found
-
-
-def _register(adapters: dict[type, Any]) -> None:
-    """
-    Register what makes an L{IDrainable} of the objects of some classes, unless
-    the application has registered something else.
-    """
-    for cls, adapter in adapters.items():
-        if getAdapterFactory(cls, IDrainable, None) is None:
-            registerAdapter(adapter, cls, IDrainable)

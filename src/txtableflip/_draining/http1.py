@@ -1,47 +1,100 @@
 """
-How HTTP/1.1 connections end when their process leaves: nothing is closed under
+How HTTP/1.1 connections end when their process exits: nothing is closed under
 the client's hands.  The next answer that is begun says C{Connection: close}, and
-the connection closes behind it.
+the connection closes after it.  A stream of events, which has no end of its own, is
+given one: clients reconnect, and tell which event they had last.
 """
 
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
-from txtableflip.interfaces import IDrainable
+from txtableflip._draining.later import Later, realClock
+from txtableflip.interfaces import IDrainable, IResumable
 
 _SWITCHING_PROTOCOLS = b"101"
 
 
-@implementer(IDrainable)
-@dataclass(frozen=True)
+class EventStream(Later):
+    """
+    Ends an answer that is a stream of events, as if it were complete: what is not whole,
+    clients drop (section 9.2.6 of the HTML standard).
+    """
+
+    def __init__(self, channel: Any, ended: Deferred[None]) -> None:
+        super().__init__(channel)
+        self._request = channel.requests[0]
+        self._ended = ended
+
+    def close(self) -> None:
+        """
+        See L{Later.close}.
+        """
+        channel = self.protocol
+        if channel.requests[:1] != [self._request]:
+            # The application has ended it.
+            return
+        if self._request.chunked:
+            channel.write(b"0\r\n\r\n")
+        # To the application, its client is gone.
+        channel.write = channel.writeSequence = lambda data: None
+        self._ended.callback(None)
+
+
+@implementer(IResumable)
+@dataclass
 class HTTP1Drain:
     """
     Drains an HTTP/1.1 connection.
     """
 
     channel: Any
+    _before: Any = field(init=False)
+    _stream: EventStream | None = field(init=False, default=None)
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float) -> Deferred[None]:
         """
         See L{IDrainable.drain}.
         """
         channel = self.channel
-        writeHeaders = channel.writeHeaders
+        clock = realClock()
+        end = clock.seconds() + seconds
+        ended: Deferred[None] = Deferred()
+
+        def begun(headers: Any) -> None:
+            if _isEventStream(headers) and channel.requests:
+                self._stream = EventStream(channel, ended)
+                self._stream.drain(max(0.0, end - clock.seconds()))
+
+        writeHeaders = self._before = channel.writeHeaders
 
         def writeLastHeaders(version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
             if channel.persistent and code != _SWITCHING_PROTOCOLS and not self._hasMore():
                 channel.persistent = False
                 headers = _withClose(headers)
             writeHeaders(version, code, reason, headers)
+            begun(headers)
 
         channel.writeHeaders = writeLastHeaders
+        if channel.requests and channel.requests[0].startedWriting:
+            begun(channel.requests[0].responseHeaders)
+        return ended
+
+    def resume(self) -> bool:
+        """
+        See L{IResumable.resume}.
+        """
+        self.channel.writeHeaders = self._before
+        if not self.channel.persistent:
+            return False
+        return self._stream is None or self._stream.resume()
 
     def _hasMore(self) -> bool:
         """
@@ -51,10 +104,20 @@ class HTTP1Drain:
         channel = self.channel
         if channel._buffer or any(channel._dataBuffer):  # noqa: SLF001 - it tells in no other way
             return True
-        try:
-            return bool(channel.transport.socket.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
+        # What TLS has in its memory, it hands on when the answer has been begun.
+        tls = getattr(channel.transport, "_tlsConnection", None)
+        return (tls is not None and _holds(tls)) or _holds(channel.transport.socket)
+
+
+def _holds(source: Any) -> bool:
+    """
+    @param source: a socket, or a connection of pyOpenSSL's.
+    @return: whether it has something to read.
+    """
+    try:
+        return bool(source.recv(1, socket.MSG_PEEK))
+    except Exception:  # noqa: BLE001 - pyOpenSSL, which has errors of its own, may not be there
+        return False
 
 
 def _withClose(headers: Any) -> Any:
@@ -66,6 +129,17 @@ def _withClose(headers: Any) -> Any:
         return headers
     others = [(name, value) for name, value in headers if name.lower() != b"connection"]
     return [*others, (b"Connection", b"close")]
+
+
+def _isEventStream(headers: Any) -> bool:
+    """
+    @param headers: as those of L{_withClose}.
+    """
+    if isinstance(headers, Headers):
+        kinds = headers.getRawHeaders(b"Content-Type", [])
+    else:
+        kinds = [value for name, value in headers if name.lower() == b"content-type"]
+    return any(kind.lower().startswith(b"text/event-stream") for kind in kinds)
 
 
 def _drainChannel(channel: Any) -> Any:

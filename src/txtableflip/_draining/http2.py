@@ -1,5 +1,5 @@
 """
-How HTTP/2 connections end when their process leaves: by GOAWAY, as section 6.8
+How HTTP/2 connections end when their process exits: by GOAWAY, as section 6.8
 of RFC 9113 wants it of a server that leaves gracefully: at first with the highest
 stream there can be, and when the client has heard of that, with the last one
 that there was.
@@ -7,19 +7,19 @@ that there was.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from h2.events import PingAckReceived
 from h2.exceptions import ProtocolError
 from hyperframe.frame import GoAwayFrame
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.task import LoopingCall
 from twisted.web._http2 import H2Connection
 from zope.interface import implementer
 
-from txtableflip.interfaces import IDrainable
+from txtableflip.interfaces import IResumable
 
 QUIET_SHARE = 0.25
 """
@@ -27,28 +27,26 @@ How much of its time an HTTP/2 connection has to be without open streams before
 it is told to open no more.
 """
 
-_INTERVAL = 0.05
+MOMENT = 0.2
 """
-How often to look whether it is, in seconds.
-"""
-
-_LOOKS = 4
-"""
-How often in a row: who has just had an answer may be asking again.
+For how long none may be open, in seconds: who has just had an answer may be asking
+again.
 """
 
 _HIGHEST_STREAM = 2**31 - 1
 _MARK = b"draining"
 
 
-@implementer(IDrainable)
-@dataclass(frozen=True)
+@implementer(IResumable)
+@dataclass
 class HTTP2Drain:
     """
     Drains an HTTP/2 connection.
     """
 
     channel: Any
+    _isSaid = _isOver = False
+    _quiet: Any = field(default=None, init=False)
 
     @inlineCallbacks
     def drain(self, seconds: float) -> Any:
@@ -60,6 +58,21 @@ class HTTP2Drain:
         is a moment soon when none are.
         """
         yield self._whenQuiet(seconds * QUIET_SHARE)
+        if not self._isOver:
+            self._isSaid = True
+            yield self._leave(seconds)
+
+    def resume(self) -> bool:
+        """
+        See L{IResumable.resume}.
+        """
+        self._isOver = not self._isSaid
+        if self._isOver:
+            self._quiet.end()
+        return self._isOver
+
+    @inlineCallbacks
+    def _leave(self, seconds: float) -> Any:
         # An error: the client has closed the connection in the meantime.
         with suppress(ProtocolError):
             self._sayGoAway(_HIGHEST_STREAM)
@@ -72,18 +85,8 @@ class HTTP2Drain:
         @return: a Deferred that fires when there have been streams, and none
             has been open for a moment, or when it has waited for that so long.
         """
-        channel, quiet = self.channel, 0
-
-        def look() -> None:
-            nonlocal quiet
-            isQuiet = channel.conn.highest_inbound_stream_id and not channel.streams
-            quiet = quiet + 1 if isQuiet else 0
-            if quiet == _LOOKS or waiting.clock.seconds() >= deadline:
-                waiting.stop()
-
-        waiting = LoopingCall(look)
-        deadline = waiting.clock.seconds() + seconds
-        return waiting.start(_INTERVAL)
+        self._quiet = quiet = _Quiet(self.channel, seconds)
+        return quiet.happened
 
     def _roundTrip(self) -> Deferred[None]:
         """
@@ -110,6 +113,62 @@ class HTTP2Drain:
         # Not by close_connection() of h2, after which it would send no answers.
         frame = GoAwayFrame(stream_id=0, last_stream_id=lastStream)
         self.channel.transport.write(frame.serialize())
+
+
+class _Streams(dict[int, Any]):
+    """
+    The open streams of a channel, in the place of those that it had.
+    """
+
+    def __init__(self, streams: dict[int, Any], changed: Callable[[], object]) -> None:
+        super().__init__(streams)
+        self._changed = changed
+
+    def __setitem__(self, number: int, stream: Any) -> None:
+        super().__setitem__(number, stream)
+        self._changed()
+
+    def __delitem__(self, number: int) -> None:
+        super().__delitem__(number)
+        self._changed()
+
+
+class _Quiet:
+    """
+    Waits until there have been streams, and none has been open for a moment.
+
+    @ivar happened: fires then, or when the time is over.
+    """
+
+    def __init__(self, channel: Any, seconds: float) -> None:
+        from twisted.internet import reactor  # noqa: PLC0415 - it is chosen by now
+
+        self.happened: Deferred[None] = Deferred()
+        self._channel = channel
+        self._clock: Any = reactor
+        self._moment: Any = None
+        self._end = self._clock.callLater(seconds, self.end)
+        channel.streams = _Streams(channel.streams, self._look)
+        self._look()
+
+    def _look(self) -> None:
+        channel = self._channel
+        isQuiet = channel.conn.highest_inbound_stream_id and not channel.streams
+        if not isQuiet and self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
+        elif isQuiet and self._moment is None:
+            self._moment = self._clock.callLater(MOMENT, self.end)
+
+    def end(self) -> None:
+        """
+        Wait no longer.
+        """
+        self._channel.streams = dict(self._channel.streams)
+        for call in (self._end, self._moment):
+            if call is not None and call.active():
+                call.cancel()
+        self.happened.callback(None)
 
 
 def adapters() -> dict[type, Any]:

@@ -1,50 +1,22 @@
 """
-How WebSocket connections end when their process leaves: by a close frame, at a
-random moment in the first half of the time there is, so that not all clients
-come back at once.
+How WebSocket connections end when their process exits: by a close frame.
 """
 
 from __future__ import annotations
 
-import random
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
-from zope.interface import implementer
-
-from txtableflip.interfaces import IDrainable
+from txtableflip._draining.later import Later
 
 GOING_AWAY = 1001
 """
-The code by which a server says that it leaves (section 7.4.1 of RFC 6455).
+The code by which a server says that it goes away (section 7.4.1 of RFC 6455).
 """
 
 
-@dataclass(frozen=True)
-class _Later:
-    """
-    Closes a connection in some time.
-    """
-
-    protocol: Any
-
-    def drain(self, seconds: float) -> None:
-        """
-        See L{IDrainable.drain}.
-        """
-        from twisted.internet import reactor  # noqa: PLC0415 - it is chosen by now
-
-        clock: Any = reactor
-        clock.callLater(random.uniform(0, seconds / 2), self.close)  # noqa: S311 - no secret
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-
-@implementer(IDrainable)
-class TwistedDrain(_Later):
+class TwistedDrain(Later):
     """
     Drains a connection of L{twisted.web.websocket}.
     """
@@ -61,8 +33,7 @@ class TwistedDrain(_Later):
             self.protocol.loseConnection(GOING_AWAY)
 
 
-@implementer(IDrainable)
-class AutobahnDrain(_Later):
+class AutobahnDrain(Later):
     """
     Drains a connection of C{autobahn.twisted.websocket}.
     """
