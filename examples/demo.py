@@ -4,7 +4,8 @@ A web server is redeployed five times while clients ask it without a pause.
     make demo                               # or: python examples/demo.py
 
 It runs web.py, which lies beside this file, as a daemon in a temporary
-directory, and changes its code before each SIGHUP.  One release is broken.
+directory, and changes its code before each "tableflip upgrade".  One release is
+broken.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 from contextlib import suppress
@@ -108,9 +108,8 @@ class Daemon:
         (self.directory / "web.py").write_text(code.replace('RELEASE = "1"', release))
 
     def start(self):
-        twistd = os.path.join(os.path.dirname(sys.executable), "twistd")
         environment = {**os.environ, "ENDPOINT": f"tcp:{self.port}:interface=127.0.0.1"}
-        command = [twistd, "tableflip", "--app", "web.py"]
+        command = [installed("twistd"), "tableflip", "--probation", "1", "--app", "web.py"]
         if subprocess.run(command, cwd=self.directory, env=environment, check=False).returncode:  # noqa: S603
             raise DemoError("the web server did not start")
 
@@ -123,6 +122,27 @@ class Daemon:
         pid = int((self.directory / "twistd.pid").read_text())
         self._pids.add(pid)
         return pid
+
+    def upgrade(self, clients):
+        """
+        Do what an operator does, and show what the clients see meanwhile.
+
+        @return: the exit status, and what the command has said.
+        """
+        said = self.directory / "said"
+        with said.open("wb") as output:
+            command = subprocess.Popen(  # noqa: S603
+                [installed("tableflip"), "upgrade"],
+                cwd=self.directory,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            until(lambda: command.poll() is not None, clients, "the end of tableflip upgrade")
+        finally:
+            command.kill()
+            command.wait()
+        return command.returncode, said.read_text().splitlines()
 
     def end(self):
         """
@@ -140,6 +160,13 @@ class Daemon:
             end = time.monotonic() + 10
             while any(map(isAlive, pids)) and time.monotonic() < end:
                 time.sleep(0.02)
+
+
+def installed(name):
+    """
+    Return the path of a command that was installed beside this Python.
+    """
+    return os.path.join(os.path.dirname(sys.executable), name)
 
 
 def freePort():
@@ -169,6 +196,13 @@ def say(text):
     print(f"{clear}{time.monotonic() - START:6.1f} s  {text}", flush=True)
 
 
+def show(lines):
+    """
+    Print what a command has said.
+    """
+    print(*(f"            {line}" for line in lines), sep="\n", flush=True)
+
+
 def until(condition, clients, what):
     """
     Show what the clients see until a condition is true.
@@ -193,12 +227,15 @@ def deploy(daemon, clients, release):
     """
     old = daemon.pid
     daemon.write(f'RELEASE = "{release}"')
-    say(f"web.py is now release {release}: kill -HUP {old}")
-    os.kill(old, signal.SIGHUP)
+    say(f"web.py is now release {release}: tableflip upgrade")
+    status, said = daemon.upgrade(clients)
+    if status:
+        raise DemoError("\n".join(["tableflip upgrade failed:", *said]))
+    show(said[-1:])
     until(lambda: clients.latest[0] == release, clients, f"release {release} to answer")
     say("release {}, generation {}, process {} answers".format(*clients.latest))
     until(lambda: not isAlive(old), clients, f"the end of process {old}")
-    say(f"process {old} has left; {clients}")
+    say(f"process {old} has exited; {clients}")
 
 
 def deployBroken(daemon, clients):
@@ -206,14 +243,12 @@ def deployBroken(daemon, clients):
     Deploy a release that fails before it has taken over.
     """
     daemon.write('raise RuntimeError("this release is broken")')
-    say(f"web.py is now broken: kill -HUP {daemon.pid}")
-    os.kill(daemon.pid, signal.SIGHUP)
-    error = "RuntimeError: this release is broken"
-    until(lambda: error in daemon.log.partition("upgrade failed")[2], clients, "the failure")
-    found = re.search(r"upgrade failed: .*", daemon.log)
-    say("twistd.log has the reason:")
-    print(textwrap.fill(found[0], 86, initial_indent=" " * 12, subsequent_indent=" " * 12))
-    print(f"{' ' * 12}[...] {error}")
+    say("web.py is now broken: tableflip upgrade")
+    status, said = daemon.upgrade(clients)
+    show(said)
+    if status != 1:
+        raise DemoError(f"tableflip upgrade ended with status {status}, and not with 1")
+    say(f"tableflip upgrade has ended with status {status}")
     release, generation, pid = ask(daemon.port)
     say(f"release {release}, generation {generation}, process {pid} still answers; {clients}")
 
@@ -225,7 +260,7 @@ def run(daemon, seconds):
     print("A web server is redeployed five times under load; one more release is broken.\n")
     daemon.write('RELEASE = "1"')
     daemon.start()
-    say(f"twistd tableflip --app web.py, in {daemon.directory}")
+    say(f"twistd tableflip --probation 1 --app web.py, in {daemon.directory}")
     say("release {}, generation {}, process {} answers".format(*ask(daemon.port)))
     with Clients(daemon.port) as clients:
         say(f"{CLIENTS} clients ask from now on, without a pause")
