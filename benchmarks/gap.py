@@ -6,10 +6,10 @@ How long a connection waits while the processes change places.
 The application is examples/web.py under twistd tableflip, and it is upgraded
 again and again.  One client asks it without a pause, each time on a connection
 of its own, and notes how long it took from connecting to the end of the answer.
-So there is always one under way, and nothing that holds up clients goes unseen.
+So there is always one in progress, and nothing that holds up clients goes unseen.
 
 Three windows of each upgrade are compared, by the longest wait of the connections
-that were under way in them:
+that were in progress in them:
 
 - steady state: the 300 ms right before SIGHUP;
 - the start: from SIGHUP up to the next window, while a new process is started.
@@ -106,7 +106,7 @@ def askUntilGeneration(wanted, port):
 
 def longest(answers, begin, end):
     """
-    @return: the longest wait of all connections that were under way between two
+    @return: the longest wait of all connections that were in progress between two
         moments, in milliseconds: of those also that began before or ended after.
     """
     return 1000 * max(

@@ -3,12 +3,15 @@ What the benchmarks have in common: no benchmark itself.
 """
 
 import argparse
+import os
 import platform
 import resource
 import signal
 import statistics
+import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from importlib.metadata import version
 
 from txtableflip.testing._service import isAlive
@@ -49,6 +52,27 @@ def waitForEnd(pid):
         if time.monotonic() > end:
             sys.exit(f"process {pid} did not end within {DEADLINE:g} s")
         time.sleep(0.005)
+
+
+@contextmanager
+def server(code, *arguments):
+    """
+    Run a service that prints the number of its port, and end all of its processes.
+
+    @return: its first process, and the port.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process, int(process.stdout.readline())
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
 
 
 def versions():

@@ -74,7 +74,7 @@ def server(directory, port):
     Run the application, and end it.
     """
     process = subprocess.Popen(
-        [TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--app", WEB],
+        [TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--probation=0", "--app", WEB],
         cwd=directory,
         env={**os.environ, "ENDPOINT": f"tcp:{port}:interface=127.0.0.1", "PWD": directory},
         stdout=subprocess.DEVNULL,

@@ -56,11 +56,27 @@ BENCHMARKS = (
         " as long as a start.",
     ),
     Benchmark(
+        "Answers",
+        "answers.py",
+        "--rounds 1",
+        "The seconds that `tableflip status` and `tableflip upgrade` take from their start to"
+        " their end, and what of the latter is not the upgrade itself, which takes as long as"
+        " the new process to start: at most 0.3 on an idle machine.",
+    ),
+    Benchmark(
         "Cost per descriptor",
         "descriptors.py",
         "--rounds 1",
         "How much longer an upgrade takes with hundreds and thousands of inherited"
         " descriptors than with 4: *for each* is what a single one adds.",
+    ),
+    Benchmark(
+        "Start of a child with many descriptors open",
+        "spawn.py",
+        "--rounds 1 --descriptors 100",
+        "For how long the call that starts a child keeps the reactor from all else, with as"
+        " many descriptors open as a busy server has, divided by that with few; and how much"
+        " longer `reactor.spawnProcess` takes, which lists them all.",
     ),
     Benchmark(
         "Accept gap",
@@ -74,18 +90,35 @@ BENCHMARKS = (
     Benchmark(
         "Drain of thousands",
         "drain.py",
-        "--rounds 1 --connections 100",
+        "--rounds 1 --connections 100 --http2 20",
         "The longest that a connection waited for its answer while its process drained it and"
         " thousands of others, divided by the longest in as long a window of steady state right"
-        " before: at 1, a client cannot tell.",
+        " before: at 1, a client cannot tell. And the share of a processor that a process takes"
+        " while idle connections of HTTP/2 drain.",
+    ),
+    Benchmark(
+        "Migration",
+        "migration.py",
+        "--rounds 1 --talking 100 --idle 100",
+        "For how long nobody reads a connection, from when the old process leaves its protocol"
+        " until another one goes on with it in the new process; and what a whole hand-over"
+        " takes, divided by the number of connections.",
     ),
     Benchmark(
         "Throughput, latency and memory against plain tcp:",
         "traffic.py",
-        "--rounds 1 --requests 20",
+        "--rounds 1 --requests 10",
         "What requests at a `tableflip:tcp:` endpoint take, divided by what the same requests"
         " take at a plain `tcp:` endpoint of the same process, and so for the memory of a"
         " connection: at 1, it costs nothing.",
+    ),
+    Benchmark(
+        "One process id",
+        "keeper.py",
+        "--rounds 1 --seconds 0.5",
+        "The memory that `tableflip run` has for itself, how often it runs while nothing"
+        " happens, and how long clients wait when what serves is killed, beside a start from"
+        " cold: nobody is refused meanwhile.",
     ),
 )
 

@@ -203,6 +203,7 @@ class Record:
         self.hasToldReady = self.hasToldFinal = False
         # The world.
         self.accepts = self.isInsisting = self.mayNotAccept = self.hasTerm = False
+        self.drains = False
         self.waiting = 0
         self.child = None
         # What it has not heard of its parent, and what it waits for.
@@ -227,6 +228,7 @@ class Record:
         self.isWanted = self.hasCaller = self.isLeaving = False
         self.hasToldReady = self.hasToldFinal = False
         self.accepts = self.isInsisting = self.mayNotAccept = self.hasTerm = False
+        self.drains = False
         self.waiting = 0
         self.child = None
         self.isPatient = self.isConfirmed = False
@@ -262,7 +264,7 @@ class AsParent(Record):
 
     # -- Steps
 
-    def startChild(self):
+    def startChild(self, order):
         self.world.startUpgrade()
         self.world.mayFail()
         self.child = self.world.start(self.number).number
@@ -599,6 +601,12 @@ class Generation(AsParent, AsChild):
 
     # -- Steps
 
+    def learn(self):
+        self.world.mayFail()
+
+    def takeBack(self):
+        self.world.mayFail()
+
     def accept(self):
         insist(not self.mayNotAccept, "a process resumes whose child has made that impossible")
         self.world.mayFail()
@@ -617,6 +625,14 @@ class Generation(AsParent, AsChild):
         self.isInsisting = self.world.isToFail()
         if not self.isInsisting:
             self.world.pidFile = self.number
+
+    def beginDrain(self):
+        insist(not self.accepts, "a process drains that accepts")
+        self.world.mayFail()
+        self.drains = True
+
+    def cancelDrain(self):
+        self.drains = False
 
     def finalise(self):
         self.world.mayFail()

@@ -237,6 +237,7 @@ class Promise:
         for one in self.alive:
             insist(one.state == "Serving", f"{one.number + 1} waits for ever ({one.state})")
             insist(one.accepts, f"{one.number + 1} is to serve, and does not")
+            insist(not one.drains, f"{one.number + 1} is to serve, and drains")
             insist(one.waiting == 0, f"who asked {one.number + 1} is never told")
             isTold = one.hasToldReady and one.hasToldFinal
             insist(isTold, f"who waits for {one.number + 1} to serve is never told")

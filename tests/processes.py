@@ -18,8 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from commandlines import atOnce
 
-from txtableflip.testing._service import isAlive, processesWith, zombiesOf
+from txtableflip.testing._service import freePort, isAlive, processesWith, zombiesOf
 
 APPS = Path(__file__).parent / "apps"
 DEADLINE = 60.0
@@ -34,6 +35,16 @@ the processor for themselves, and the processes that start beside them wait.
 """
 
 TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
+
+
+def fewOrMany(few, many):
+    """
+    Return a decorator for a test that takes a number of upgrades: few of them, and as many
+    as are worth it where time does not count.
+    """
+    return pytest.mark.parametrize(
+        "upgrades", [few, pytest.param(many, marks=pytest.mark.slow)]
+    )
 
 
 def asOrdinaryUser():
@@ -73,9 +84,12 @@ def descriptors(pid):
     """
     Return what the open descriptors of a process are, in words, sorted.
     """
-    return sorted(
-        re.sub(r"\d+", "N", os.readlink(entry)) for entry in Path(f"/proc/{pid}/fd").iterdir()
-    )
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        # It may be closed just now.
+        with suppress(FileNotFoundError):
+            found.append(re.sub(r"\d+", "N", os.readlink(entry)))
+    return sorted(found)
 
 
 def deadProcess():
@@ -91,7 +105,12 @@ class Service:
     A service in a directory of its own, started by the test and never left
     behind: every process that descends from it carries a mark in its
     environment, and is killed in the end.
+
+    @ivar isHasty: whether its upgrades are to be final at once, if its command line
+        may say so.
     """
+
+    isHasty = True
 
     def __init__(self, directory, **environment):
         self.directory = Path(directory)
@@ -118,7 +137,7 @@ class Service:
         Run a command to its end, and return what subprocess.run does.
         """
         return subprocess.run(
-            arguments,
+            self._command(arguments),
             cwd=self.directory,
             env=self.environment,
             capture_output=True,
@@ -142,10 +161,13 @@ class Service:
         Start a process in the foreground.
         """
         process = subprocess.Popen(
-            arguments, cwd=self.directory, env=self.environment, **options
+            self._command(arguments), cwd=self.directory, env=self.environment, **options
         )
         self._started.append(process)
         return process
+
+    def _command(self, arguments):
+        return atOnce(arguments) if self.isHasty else arguments
 
     @property
     def pidFile(self):
@@ -432,3 +454,13 @@ def service(tmp_path):
     made = Service(tmp_path)
     yield made
     made.kill()
+
+
+@pytest.fixture
+def address(service):
+    """
+    Where the answering service listens.
+    """
+    port = freePort()
+    service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
+    return "127.0.0.1", port

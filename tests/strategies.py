@@ -28,6 +28,7 @@ times = st.floats(allow_nan=False, allow_infinity=False)
 # Python has what is no UTF-8 in the name of a file as a lone surrogate.
 texts = st.text(st.characters(codec=None, categories=None), max_size=20)
 names = st.lists(texts, max_size=3).map(tuple)
+releases = st.none() | texts.filter(bool)
 keys = st.builds(Key, st.sampled_from(sorted(KINDS)), texts, texts, integers)
 identities = st.builds(Identity, integers, integers)
 optional = st.none() | integers
@@ -50,19 +51,9 @@ def manifestsOf(entries):
         st.lists(entries, max_size=4).map(tuple),
         speaks=ranges,
         can=names,
+        release=releases,
     )
 
-
-manifests = manifestsOf(entries)
-messages = st.one_of(
-    manifests,
-    st.builds(Hello, integers, st.just(SPEAKS.newest), ranges, names),
-    st.builds(Refused, texts),
-    st.builds(Abort, texts),
-    st.builds(Withdraw, texts),
-    st.builds(Commit, times),
-    *map(st.just, (Ready(), Serving(), Confirm(), Stopping(), Redeploy())),
-)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -89,3 +80,19 @@ def unknownEntries(draw):
     if draw(st.booleans()):
         entry["unknown"] = draw(st.sampled_from(["keep", "close"]))
     return UnknownEntry(entry)
+
+
+manifests = manifestsOf(entries)
+messages = st.one_of(
+    manifests,
+    st.builds(Hello, integers, st.just(SPEAKS.newest), ranges, names, releases),
+    st.builds(Refused, texts),
+    st.builds(Abort, texts, st.booleans()),
+    st.builds(Withdraw, texts),
+    st.builds(Commit, times),
+    *map(st.just, (Ready(), Serving(), Confirm(), Stopping(), Redeploy())),
+)
+
+# These come with descriptors.
+news = st.lists(entries | unknownEntries(), min_size=1, max_size=3).map(tuple)
+commits = st.builds(Commit, times, news)

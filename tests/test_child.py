@@ -19,6 +19,7 @@ from txtableflip._handover import childprocess
 from txtableflip._handover.child import COMMIT_TIMEOUT, WITHDRAW_TIMEOUT, Child
 from txtableflip._handover.ending import STATUS_TIMEOUT, TERM_GRACE
 from txtableflip._handover.frames import FrameReader
+from txtableflip._handover.manifest import Entry, Identity, Key, News
 from txtableflip._handover.messages import (
     Abort,
     Commit,
@@ -34,6 +35,7 @@ from txtableflip._handover.messages import (
     decode,
     encode,
 )
+from txtableflip._handover.pidfd import Pidfd
 from txtableflip._handover.probation import Terms
 from txtableflip.errors import (
     ChildExited,
@@ -385,7 +387,7 @@ def test_a_timer_that_is_due_does_not_confirm_whose_end_has_not_been_read(family
     family.theirs.close()
     family.end(number=9)
     family.reactor.turn(100, times=5)
-    assert family.error.what == "was ended by SIGKILL"
+    assert family.error.what == "was killed by SIGKILL"
     assert type(family.error) is RolledBack
     assert "confirm" not in family.rules.heard
 
@@ -417,12 +419,13 @@ def test_a_child_that_was_told_to_stop_is_believed(family):
 
 def test_a_child_that_was_aborted_says_stopping(family):
     """
-    The parent hears it although it listens to nothing else any more.
+    The parent hears it although it listens to nothing else any more.  It has sent no
+    SIGTERM, which may be the child's second one, and would cut its connections.
     """
     family.serving().child.end(None)
     [abort] = family.listen()
     assert isinstance(abort, Abort)
-    assert family.signals == ["TERM"]
+    assert family.signals == []
     assert family.say(Withdraw("x"), Confirm(), Serving(), Ready()) == []
     assert family.say(Stopping()) == ["childStopping"]
     assert family.reactor.getDelayedCalls() == []
@@ -435,12 +438,88 @@ def test_a_child_that_was_aborted_and_says_nothing_is_killed(family):
     family.serving().child.end(None)
     family.reactor.turn(TERM_GRACE)
     family.reactor.turn(times=3)
-    assert family.signals == ["TERM", "KILL"]
+    assert family.signals == ["KILL"]
     family.end(number=9)
     assert type(family.error) is ChildExited
 
 
 # -- behind a wrapper
+
+
+def greeter(family, number=1):
+    """
+    Start a process that says who it is, or lies, and then waits; and have it heard.
+    """
+    theirs = family.theirs.fileno()
+    greet = (
+        f"import os; os.write({theirs}, {encode(Hello(number))})\n"
+        f"os.close({theirs}); os.write(1, b'.'); input()"
+    )
+    real = subprocess.Popen(
+        [sys.executable, "-S", "-c", greet],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[theirs],
+    )
+    assert real.stdout.read(1) == b"."
+    family.reactor.turn(times=2)
+    return real
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(socket, "SO_PASSCRED"), reason="the kernel does not say")
+def test_the_kernel_says_who_greets(family):
+    """
+    A child that greets as another process, as it does in another pid namespace, has
+    nobody signalled but itself.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE
+    ) as bystander:
+        with greeter(family, bystander.pid) as real:
+            family.child.end(None)
+            assert real.wait(DEADLINE) == -signal.SIGTERM
+        assert bystander.poll() is None
+        bystander.communicate(b"\n", DEADLINE)
+
+
+@pytest.mark.process
+def test_a_child_in_a_pid_namespace_is_signalled_and_nobody_else_is(family):
+    """
+    In a pid namespace of its own the child believes to be process 1, or 2: the one that
+    is signalled is the child.
+    """
+    theirs = family.theirs.fileno()
+    code = f"import os; os.write({theirs}, {encode(Hello(1))}); os.write(1, b'.'); input()"
+    inside = ["unshare", "--pid", "--fork", sys.executable, "-S", "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(inside, pass_fds=[theirs], **pipes) as outer:
+        if outer.stdout.read(1) != b".":
+            outer.kill()
+            pytest.skip("to make a pid namespace takes root, and unshare(1)")
+        family.reactor.turn(times=2)
+        # What is process 1 there ignores SIGTERM, and cannot ignore SIGKILL from here.
+        family.child.kill(None)
+        assert outer.wait(DEADLINE) != 0
+
+
+def test_a_child_that_may_not_be_signalled_is_refused_when_it_greets(family, monkeypatch):
+    """
+    It has become another user's: it could not be made to leave when nobody else serves.
+    """
+
+    def send(self, number):
+        raise PermissionError
+
+    monkeypatch.setattr(Pidfd, "send", send)
+    family.say(Hello(os.getpid()), Ready())
+    assert family.rules.heard == []
+    assert any(isinstance(each, Abort) for each in family.listen())
+    family.close()
+    family.end(status=0)
+    family.reactor.turn(0.1, times=99)
+    assert type(family.error) is ChildProtocolError
+    assert "may not signal" in str(family.error)
 
 
 @pytest.mark.process
@@ -451,8 +530,7 @@ def test_a_child_behind_a_wrapper_does_not_outlive_its_channel(family, isReady, 
     It may accept still: it is ended before the old process serves again, whatever
     became of what had started it.
     """
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as real:
-        family.say(Hello(real.pid))
+    with greeter(family) as real:
         if isReady:
             family.say(Ready())
             family.child.commit(9.0)
@@ -580,3 +658,25 @@ def test_a_child_that_says_what_it_may_not_is_killed(family):
         made.end(number=9)
         assert type(made.error) is ChildProtocolError
         made.close()
+
+
+# -- what has changed since the manifest
+
+
+def test_what_came_goes_with_each_commit(family):
+    """
+    Also with the second, of a child that is handed back; whoever sends a descriptor keeps
+    its own.
+    """
+    entry = Entry(Key("file", "", "x", 0), 0, 0, Identity(1, 2))
+    assert family.say(Hello(os.getpid()), Ready()) == ["childReady"]
+    with open(os.devnull, "rb") as file:
+        for news in (
+            News((entry,), [file.fileno()]),
+            News((entry, entry), [file.fileno()] * 2),
+        ):
+            family.child.commit(7.5, news)
+            assert family.listen() == [Commit(7.5, news.entries)]
+            family.child.withdraw(UNWANTED)
+            family.listen()
+        os.fstat(file.fileno())

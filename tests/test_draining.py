@@ -3,11 +3,16 @@ The rules by which connections are told to end, and ended, on a clock of the
 test's own.
 """
 
+import dataclasses
+
 import pytest
+import pytest_twisted
+from processes import DEADLINE
+from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import globalLogPublisher
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.components import registerAdapter
@@ -17,15 +22,16 @@ from txtableflip._draining.connections import Connections
 from txtableflip._draining.drain import (
     AT_ONCE,
     LAST_BYTES_TIMEOUT,
+    LONGEST_REST,
     PROGRESS,
-    REST,
     TICK,
     Drain,
     Outcome,
-    findDrainable,
 )
-from txtableflip._journal import Drained, Draining, Journal
-from txtableflip.interfaces import IDrainable, IDrainableFactory
+from txtableflip._draining.goodbyes import findDrainable
+from txtableflip._draining.http2 import MOMENT, QUIET_SHARE, HTTP2Drain, _Quiet
+from txtableflip._journal import DrainCancelled, Drained, Draining, Event, Journal
+from txtableflip.interfaces import IDrainable, IDrainableFactory, IResumable
 
 
 class Transport:
@@ -94,11 +100,10 @@ def told(monkeypatch):
     those that every event has.
     """
     heard = []
+    common = {field.name for field in dataclasses.fields(Event)}
 
     def hear(event):
-        fields = {
-            k: v for k, v in vars(event).items() if k not in ("pid", "generation", "time")
-        }
+        fields = {k: v for k, v in vars(event).items() if k not in common}
         heard.append((type(event), fields))
 
     monkeypatch.setattr(Journal, "listeners", [hear])
@@ -127,8 +132,27 @@ def begin(clock, connections, timeout=10):
     """
     outcomes = []
     draining = Drain(clock, connections, timeout, Journal(), isReplaced=True)
-    draining.run().addCallback(outcomes.append)
+    draining.run()
+    draining.conclude(timeout).addCallback(outcomes.append)
     return outcomes
+
+
+class Channel:
+    """
+    What an HTTP/2 channel tells of its streams.
+    """
+
+    def __init__(self):
+        self.streams = {}
+        self.conn = self
+        self.highest_inbound_stream_id = 0
+
+    def open(self, number):
+        self.highest_inbound_stream_id = number
+        self.streams[number] = object()
+
+    def end(self, number):
+        del self.streams[number]
 
 
 def let(clock, seconds):
@@ -226,24 +250,26 @@ def test_thousands_are_told_a_few_at_a_time(clock, connections):
     assert closed.protocol.told == []
 
 
-def test_after_a_long_look_comes_a_long_rest(clock, connections):
+@pytest.mark.parametrize(("looked", "rest"), [(0.01, 1.0), (0.1, LONGEST_REST)])
+def test_after_a_long_look_comes_a_long_rest(clock, connections, looked, rest):
     """
-    The longer it takes to look at all connections, the rarer that is done; but
-    deadlines are kept.
+    The longer it takes to look at all connections, the rarer that is done, so that it
+    takes a hundredth of the time; but every other second at least, and deadlines are
+    kept.
     """
 
     class Slow(Drainable):
         def drain(self, seconds):
-            clock.rightNow += 1
+            clock.rightNow += looked
 
     transport = Transport(connections.acceptedBy("here"), Slow())
     outcomes = begin(clock, connections, 15)
     transport.protocol = Drainable()
-    let(clock, REST - 1)
+    let(clock, rest - TICK)
     assert transport.protocol.told == []
-    let(clock, 2)
+    let(clock, 2 * TICK)
     assert len(transport.protocol.told) == 1
-    clock.advance(4)
+    clock.advance(15)
     assert transport.done == ["unregisterProducer", "loseConnection"]
     clock.advance(0)
     assert [outcome.cut for outcome in outcomes] == [1]
@@ -469,6 +495,179 @@ def test_the_journal_is_told_when_a_drain_begins_and_ends(clock, connections, to
     assert told[1:] == [(Drained, {"finished": 1, "told": 1, "cut": 1})]
 
 
+def test_what_has_migrated_before_a_drain_is_not_counted_in_it(clock, connections, told):
+    """
+    Connections may migrate before the drain begins, and while it lasts: those that have
+    finished are the others.
+    """
+    accepted = connections.acceptedBy("here")
+    before, meanwhile, finished = [Transport(accepted, Drainable()) for _ in range(3)]
+    before.end()
+    connections.migrated += 1
+    begin(clock, connections, timeout=10)
+    meanwhile.end()
+    connections.migrated += 1
+    finished.end()
+    clock.advance(LAST_BYTES_TIMEOUT)
+    assert told[1:] == [(Drained, {"finished": 1, "told": 2, "cut": 0})]
+
+
+# -- to serve on after all
+
+
+@implementer(IResumable)
+class Resumable(Drainable):
+    """
+    A protocol that can take back what its client has not heard.
+    """
+
+    isSaid = False
+
+    def resume(self):
+        return not self.isSaid
+
+
+def cancelled(clock, connections):
+    """
+    Begin to drain, and serve on a moment later.
+    """
+    drain = Drain(clock, connections, 10, Journal(), isReplaced=True)
+    drain.run()
+    let(clock, 1)
+    drain.cancel()
+
+
+def test_what_was_not_told_is_served_on(clock, connections):
+    """
+    After a drain that was cancelled, no deadline counts for a connection of which
+    nothing is known, nor for one that takes back its goodbye; they may be closed
+    without that care, and the next drain has them again.
+    """
+    accepted = connections.acceptedBy("here")
+    unknown = Transport(accepted)
+    resumed = Transport(accepted, Resumable())
+    resumed.protocol.done = Deferred()
+    cancelled(clock, connections)
+    assert not accepted.isLeaving(unknown)
+    assert not accepted.isLeaving(resumed)
+    resumed.protocol.done.callback(None)
+    let(clock, 60)
+    assert unknown.done == resumed.done == []
+    assert resumed.protocol.told == [10]
+    resumed.protocol.done = None
+    outcomes = begin(clock, connections, timeout=5)
+    let(clock, 5)
+    clock.advance(0)
+    assert resumed.protocol.told == [10, 5]
+    assert outcomes == [Outcome(finished=0, told=1, cut=2)]
+
+
+@pytest.mark.parametrize("kind", [Drainable, Resumable])
+def test_what_was_told_ends_as_it_was_told(clock, connections, kind):
+    """
+    A client that was told goodbye is not told twice: its connection is closed when
+    its protocol says so, and with care, or at the deadline of the next drain.
+    """
+    accepted = connections.acceptedBy("here")
+    closing, staying = [Transport(accepted, kind()) for _ in range(2)]
+    for transport in (closing, staying):
+        transport.protocol.isSaid = True
+        transport.protocol.done = Deferred()
+    cancelled(clock, connections)
+    assert accepted.isLeaving(closing)
+    closing.protocol.done.callback(None)
+    assert closing.done == ["unregisterProducer", "loseConnection"]
+    begin(clock, connections)
+    let(clock, 9)
+    assert staying.done == []
+    let(clock, 2)
+    assert staying.done == ["unregisterProducer", "loseConnection"]
+    assert staying.protocol.told == [10]
+    assert connections.leaving == set()
+
+
+def test_a_connection_that_was_late_is_aborted_all_the_same(clock, connections):
+    """
+    It has been closed by then, and its client does not read.
+    """
+    late = Transport(connections.acceptedBy("here", drainTimeout=0.8), stubborn=True)
+    usual = Transport(connections.acceptedBy("there"))
+    cancelled(clock, connections)
+    clock.advance(LAST_BYTES_TIMEOUT)
+    assert late.done == ["unregisterProducer", "loseConnection", "abortConnection"]
+    assert usual.done == []
+
+
+def test_a_protocol_that_cannot_resume_does_not_keep_others_from_it(
+    clock, connections, events, told
+):
+    """
+    One that raises is in the log, and counts as told; the journal hears how many
+    go on, and nothing of an end.
+    """
+    accepted = connections.acceptedBy("here")
+    for kind in (Resumable, Resumable, Protocol):
+        Transport(accepted, kind())
+    broken = next(iter(accepted))
+    broken.protocol = Resumable()
+    broken.protocol.resume = lambda: 1 / 0
+    cancelled(clock, connections)
+    let(clock, 20)
+    assert connections.leaving == {broken}
+    assert [event for event in events if "on" in event.split()]
+    kinds = [kind for kind, _ in told]
+    assert kinds == [Draining, DrainCancelled]
+    assert told[1][1] == {"connections": 3, "told": 1, "cut": 0}
+
+
+def test_many_connections_are_not_told_behind_the_end_of_a_drain(clock, connections):
+    """
+    With more than are told in one turn, those that have not had theirs are served on.
+    """
+    accepted = connections.acceptedBy("here")
+    many = [Transport(accepted, Drainable()) for _ in range(3 * AT_ONCE)]
+    drain = Drain(clock, connections, 10, Journal(), isReplaced=True)
+    drain.run()
+    drain.cancel()
+    let(clock, 20)
+    assert len([one for one in many if one.protocol.told]) == AT_ONCE
+    assert connections.leaving == {one for one in many if one.protocol.told}
+
+
+class SpokenTo:
+    """
+    As much of an HTTP/2 connection as it takes to say goodbye.
+    """
+
+    highest_inbound_stream_id = 1
+
+    def __init__(self, streams):
+        self.streams = streams
+        self.conn = self.transport = self
+        self.written = []
+        self.write = self.written.append
+        self.receive_data = lambda data: []
+        self.ping = lambda mark: None
+        self.data_to_send = lambda: b"ping"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_http2_connection_goes_on_unless_it_has_been_told():
+    """
+    Before GOAWAY, nothing is ever sent; behind it, there is no way back.
+    """
+    busy = HTTP2Drain(SpokenTo({1: "open"}))
+    over = busy.drain(DEADLINE / QUIET_SHARE)
+    assert busy.resume()
+    await over
+    assert busy.channel.written == []
+    quiet = HTTP2Drain(SpokenTo({}))
+    quiet.drain(DEADLINE / QUIET_SHARE)
+    while not quiet.channel.written:
+        await deferLater(reactor, 0.01, lambda: None)
+    assert not quiet.resume()
+
+
 # -- who has connections
 
 
@@ -506,15 +705,58 @@ def test_who_waits_for_the_last_connection_is_told_once(connections):
         assert waiting.called
 
 
-def test_all_who_ask_hear_of_a_closed_connection(connections):
+@pytest.fixture
+def quiet(clock, monkeypatch):
     """
-    What is to be done when a connection is closed does not replace what was to
-    be done before; each is done once.
+    A function that waits for 10 s at most until a channel is quiet, and returns a list
+    that is not empty then.
     """
-    done = []
-    transport = Transport(connections.acceptedBy("here"))
-    connections.whenClosed(transport, lambda: done.append("one"))
-    connections.whenClosed(transport, lambda: done.append("other"))
-    transport.end()
-    transport.end()
-    assert done == ["one", "other"]
+    monkeypatch.setattr("twisted.internet.reactor", clock)
+
+    def wait(channel):
+        happened = []
+        _Quiet(channel, 10).happened.addCallback(happened.append)
+        return happened
+
+    return wait
+
+
+@pytest.mark.parametrize("streams", [[], [1, 3]])
+def test_an_http2_connection_is_waited_for_without_looking(clock, quiet, streams):
+    """
+    While a connection is idle, or has streams open, nothing is done for it until its
+    time is over.
+    """
+    channel = Channel()
+    for number in streams:
+        channel.open(number)
+    happened = quiet(channel)
+    (only,) = clock.getDelayedCalls()
+    assert only.getTime() == 10
+    clock.advance(9.9)
+    assert (happened, clock.getDelayedCalls()) == ([], [only])
+    clock.advance(0.1)
+    assert (happened, clock.getDelayedCalls()) == ([None], [])
+    channel.open(5)
+    channel.end(5)
+    assert clock.getDelayedCalls() == []
+
+
+def test_an_http2_connection_is_quiet_when_no_stream_has_been_open_for_a_moment(clock, quiet):
+    """
+    The moment begins when the last stream ends, and anew with each that is opened.
+    """
+    channel = Channel()
+    channel.open(1)
+    happened = quiet(channel)
+    channel.open(3)
+    channel.end(1)
+    clock.advance(2 * MOMENT)
+    channel.end(3)
+    clock.advance(MOMENT / 2)
+    channel.open(5)
+    clock.advance(2 * MOMENT)
+    assert happened == []
+    channel.end(5)
+    clock.advance(MOMENT)
+    assert (happened, clock.getDelayedCalls()) == ([None], [])

@@ -27,7 +27,11 @@ from hypothesis import strategies as st
 from processes import DEADLINE, ask, connect, deadProcess
 from twisted.internet import endpoints, reactor, tcp, unix
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    quoteStringArgument,
+    serverFromString,
+)
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -36,7 +40,7 @@ from twisted.internet.interfaces import (
     IReactorUNIX,
 )
 from twisted.internet.protocol import DatagramProtocol, Factory, ServerFactory
-from twisted.internet.task import Clock
+from twisted.internet.ssl import PrivateCertificate
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
@@ -47,18 +51,21 @@ from zope.interface import directlyProvides, providedBy
 from zope.interface.verify import verifyObject
 
 from txtableflip import InvalidEndpoint, NotInheritable, _generation, currentUpgrader
-from txtableflip._draining.connections import Connections
 from txtableflip._draining.drain import LAST_BYTES_TIMEOUT, Outcome
-from txtableflip._handover.messages import Manifest
+from txtableflip._handover.lastwords import LastWords
+from txtableflip._handover.manifest import NO_NEWS
+from txtableflip._handover.messages import CHANGES, Manifest
 from txtableflip._handover.parent import Parent
+from txtableflip._journal import Drained, Draining, Journal
 from txtableflip._launch.command import successorCommand
 from txtableflip._sockets import unixpaths
 from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.inventory import HeldDescriptor
 from txtableflip._sockets.reactor import InheritingReactor
 from txtableflip._sockets.readiness import Readiness
-from txtableflip._sockets.unixport import PAUSE, UNIXPort
+from txtableflip._sockets.services import STARTING, inheritServices
 from txtableflip.endpoints import TableflipStringParser, unparse
+from txtableflip.errors import ChannelError
 from txtableflip.testing._service import freePort
 
 LOCAL = "127.0.0.1"
@@ -129,6 +136,21 @@ class AnsweringFactory(ServerFactory):
         return super().buildProtocol(address)
 
 
+class PlainReactor:
+    """
+    The reactor, of which a test may change the methods, and the time.
+    """
+
+    def __init__(self):
+        self.later = 0.0
+
+    def __getattr__(self, name):
+        return getattr(reactor, name)
+
+    def seconds(self):
+        return reactor.seconds() + self.later
+
+
 class Generation:
     """
     All of a process but the process: what an Upgrader joins, with duplicates
@@ -142,7 +164,8 @@ class Generation:
             held = parent.process.inventory
             descriptors = [os.dup(fileno) for fileno in held.descriptors()]
             manifest = Manifest(self.number, DEADLINE, None, held.entries())
-            left = Parent(None, manifest, None, descriptors)
+            left = Parent(None, manifest, LastWords(None), descriptors)
+            parent.ports.shared.tell()
         self.process = _generation.Generation(reactor, left, DEADLINE, None, successorCommand)
         self.ports = self.process.ports
         self.reactor = InheritingReactor(reactor, self.ports)
@@ -163,6 +186,15 @@ class Generation:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("txtableflip.upgrader.Upgrader._current", self)
             return serverFromString(reactor, description).listen(factory or self.factory)
+
+    def inheritServices(self):
+        """
+        Return a reactor that knows nothing of us, and of which services are inherited,
+        as by --inherit-all.
+        """
+        plain = PlainReactor()
+        inheritServices(plain, self.ports)
+        return plain
 
     @property
     def used(self):
@@ -735,7 +767,7 @@ def leaveLock(path, pid):
 @pytest.mark.parametrize(
     ("leave", "hint"),
     [
-        (leaveFile, "there is a file which is no socket: remove it, or use another path"),
+        (leaveFile, "there is a file that is not a socket: remove it, or use another path"),
         (leaveStaleSocket, "a socket was left there by a process that is gone: remove it"),
         (
             lambda path: leaveLock(path, 1),
@@ -750,9 +782,17 @@ async def test_a_path_that_is_taken_is_left_as_it_is(leave, hint, lock, generati
     CannotListenError that says what it is; all stays as it was, and when the
     obstacle has gone, the path can be had.
     """
+
+    def found():
+        # Not when it was read: that a lock is looked at may be written down.
+        states = {entry.name: entry.lstat() for entry in tmp_path.iterdir()}
+        return {
+            name: (s.st_ino, s.st_mode, s.st_size, s.st_mtime) for name, s in states.items()
+        }
+
     path = tmp_path / "s.sock"
     leave(path)
-    before = {entry.name: entry.lstat() for entry in tmp_path.iterdir()}
+    before = found()
     first = generations()
     if "holds" in hint and lock:
         await (await first.listen(f"tableflip:unix:{path}{lock}")).stopListening()
@@ -761,7 +801,7 @@ async def test_a_path_that_is_taken_is_left_as_it_is(leave, hint, lock, generati
             await first.listen(f"tableflip:unix:{path}{lock}")
         assert caught.value.socketError.errno == errno.EADDRINUSE
         assert str(caught.value).endswith(f"{hint.format(path=path)}.")
-    assert {entry.name: entry.lstat() for entry in tmp_path.iterdir()} == before
+    assert found() == before
     assert first.used == []
     for entry in tmp_path.iterdir():
         entry.unlink()
@@ -791,7 +831,7 @@ async def test_a_path_on_which_somebody_serves_is_left_to_him(generations, tmp_p
 async def test_a_path_that_a_dead_owner_of_its_lock_has_left_is_taken(generations, tmp_path):
     """
     A socket that is left beside the lock of a process that is gone is replaced,
-    as by Twisted; a file which is no socket is not.
+    as by Twisted; a file that is not a socket is not.
     """
     path, other = tmp_path / "s.sock", tmp_path / "file"
     leaveStaleSocket(path)
@@ -802,7 +842,7 @@ async def test_a_path_that_a_dead_owner_of_its_lock_has_left_is_taken(generation
     await first.listen(f"tableflip:unix:{path}")
     assert await inThread(ask, str(path)) == ("r1", 1)
     assert os.readlink(f"{path}.lock") == str(os.getpid())
-    with pytest.raises(CannotListenError, match="no socket"):
+    with pytest.raises(CannotListenError, match="not a socket"):
         await first.listen(f"tableflip:unix:{other}")
     assert other.read_text() == "precious"
 
@@ -954,17 +994,21 @@ async def test_a_port_that_the_application_stops_is_not_inherited(generations, t
 
 
 @BOTH
+@pytest.mark.parametrize("hasChild", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_a_port_that_was_stopped_before_is_not_the_one_that_listens_now(
-    description, generations, tmp_path
+    description, hasChild, generations, tmp_path
 ):
     """
     Stopping a port once more, when another has been made for its address in the
-    meantime, leaves that one as it is: it is inherited, and keeps its path.
+    meantime, leaves that one as it is: it is inherited, and keeps its path; also if a
+    child has the same socket.
     """
     first = generations()
     description = description.format(tmp=tmp_path)
     old = await first.listen(description)
+    if hasChild:
+        generations()
     await old.stopListening()
     new = await first.listen(description)
     used, before = first.used, names(tmp_path)
@@ -972,7 +1016,58 @@ async def test_a_port_that_was_stopped_before_is_not_the_one_that_listens_now(
     assert len(used) == 1
     assert (first.used, names(tmp_path)) == (used, before)
     assert await inThread(ask, target(new)) == ("r1", 1)
-    assert generations().inherited == used
+    assert hasChild or generations().inherited == used
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_could_not_be_sent_goes_with_the_next_commit(generations):
+    """
+    And with that only; to a child that cannot take it, nothing goes, and it is not its.
+    """
+    first = generations()
+    sent = []
+
+    def commit(seconds, news=NO_NEWS):
+        sent.append([str(entry.key) for entry in news.entries])
+        if len(sent) == 1:
+            raise ChannelError("too long")
+
+    able = [True]
+    child = SimpleNamespace(can=lambda what: able[0] and what == CHANGES, commit=commit)
+    first.process.child = child
+    await first.listen(f"tableflip:tcp:0:interface={LOCAL}")
+    with pytest.raises(ChannelError, match="too long"):
+        first.process.commitChild()
+    first.process.commitChild()
+    first.process.commitChild()
+    await first.listen(f"tableflip:tcp:0:interface={LOCAL}")
+    able[0] = False
+    first.process.commitChild()
+    able[0] = True
+    first.process.commitChild()
+    name = f"tcp {LOCAL}:0"
+    assert sent == [[name], [name], [], [], [f"{name} (number 2)"]]
+
+
+@pytest.mark.parametrize("mode", ["600", "640"])
+@pytest_twisted.ensureDeferred
+async def test_what_is_opened_again_is_as_it_is_asked_for(generations, tmp_path, mode):
+    """
+    Though it has the socket that a child has: its mode is the new one, and its lock is
+    there; when no child takes over, nothing else is different.
+    """
+    first = generations()
+    path = tmp_path / "s.sock"
+    old = await first.listen(f"tableflip:unix:{path}:mode=600")
+    generations()
+    await old.stopListening()
+    assert names(tmp_path) == ["s.sock", "s.sock.lock"]
+    again = await first.listen(f"tableflip:unix:{path}:mode={mode}")
+    first.process.takeBack()
+    assert f"{path.lstat().st_mode & 0o777:o}" == mode
+    assert await inThread(ask, str(path)) == ("r1", 1)
+    await again.stopListening()
+    assert names(tmp_path) == []
 
 
 @pytest_twisted.ensureDeferred
@@ -1224,7 +1319,7 @@ async def test_endpoints_of_one_name_are_told_apart_when_they_listen(generations
     """
     first = generations()
     for _ in range(2):
-        key = first.ports.nextKey(*SYSTEMD.split(":", 1))
+        key = first.process.inventory.nextKey(*SYSTEMD.split(":", 1))
         sock = socket.create_server((LOCAL, 0))
         sock.setblocking(False)
         first.ports.listenOn(key, partial(HeldDescriptor, sock), first.factory)
@@ -1246,6 +1341,312 @@ def test_a_socket_that_nobody_has_passed_is_an_error_at_once(generations):
     for generation in (first, generations()):
         with pytest.raises(InvalidEndpoint, match="systemd has passed no such socket"):
             generation.endpoint(SYSTEMD)
+
+
+# -- what somebody has opened for the first generation
+
+
+class NumberParser:
+    """
+    A type of somebody else's, as daphne's: its endpoint is a descriptor.
+    """
+
+    def __init__(self, prefix):
+        self.prefix = prefix
+
+    def parseStreamServer(self, reactor, fileno):
+        return AdoptedStreamServerEndpoint(reactor, int(fileno), socket.AF_INET)
+
+
+@pytest.fixture
+def byNumber(monkeypatch):
+    """
+    Have Twisted find two types of endpoints that are descriptors.
+    """
+    found = endpoints.getPlugins
+
+    def getPlugins(*arguments):
+        return [*found(*arguments), NumberParser("fd"), NumberParser("inetd")]
+
+    monkeypatch.setattr(endpoints, "getPlugins", getPlugins)
+
+
+@pytest.mark.parametrize("written", ["fd:{}", "fd:fileno={}", "inetd:{}"])
+@pytest_twisted.ensureDeferred
+async def test_a_socket_that_is_known_by_its_number_is_inherited(
+    written, byNumber, generations
+):
+    """
+    In the child that number is something else's, as the channel's, which is left alone:
+    the socket is the parent's.  The next release may write the number in another way.
+    """
+    given = socket.create_server((LOCAL, 0))
+    address, fileno = given.getsockname(), given.detach()
+    first = generations()
+    port = await first.listen(f"tableflip:{written.format(fileno)}")
+    assert target(port) == address
+    assert not os.get_inheritable(fileno)
+    for _ in range(2):
+        left = socket.socketpair()
+        second = generations()
+        assert second.inherited == first.used == [f"fd {fileno}"]
+        later = await second.listen(f"tableflip:fd:{fileno}")
+        assert sameSocket(port, later)
+        assert second.inherited == []
+        second.replace(first)
+        assert await inThread(ask, address) == (f"r{second.number}", second.number)
+        left[0].send(b"x")
+        assert left[1].recv(1) == b"x"
+        for each in left:
+            each.close()
+        first, port = second, later
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_number_that_is_no_listening_socket_is_an_error(byNumber, generations):
+    """
+    Whatever it is, it stays open; and in a child, a number that its parent did not know
+    is an error at once.
+    """
+    first = generations()
+    reading, writing = os.pipe()
+    near, far = socket.socketpair()
+    with near, far:
+        for fileno, what in (
+            (reading, "is open"),
+            (near.fileno(), "listens"),
+            (999, "is open"),
+        ):
+            with pytest.raises(InvalidEndpoint, match=f"the number {fileno} {what}"):
+                await first.listen(f"tableflip:fd:{fileno}")
+        far.send(b"x")
+        assert near.recv(1) == b"x"
+        os.write(writing, b"x")
+        assert os.read(reading, 1) == b"x"
+        second = generations()
+        with pytest.raises(InvalidEndpoint, match="was given to the first process"):
+            await second.listen(f"tableflip:fd:{near.fileno()}")
+        with pytest.raises(NotInheritable, match=f"haproxy:tableflip:fd:{near.fileno()}"):
+            await second.listen(f"tableflip:haproxy:fd:{near.fileno()}")
+        assert near.fileno() >= 0
+        far.send(b"x")
+        assert near.recv(1) == b"x"
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_number_inside_another_endpoint_never_takes_what_is_inherited(
+    byNumber, generations
+):
+    """
+    In a child the number may be that of an inherited socket of another name: that one
+    is left alone, and the error says what to write.
+    """
+    first = generations()
+    await first.listen(f"tableflip:tcp:0:interface={LOCAL}")
+    second = generations()
+    (held,) = second.process.inventory.inherited.values()
+    with pytest.raises(NotInheritable, match="write tableflip: right before"):
+        await second.listen(f"tableflip:haproxy:fd:{held.handle.fileno()}")
+    assert held.isOpen
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest_twisted.ensureDeferred
+async def test_a_datagram_socket_that_somebody_else_has_made_is_inherited(family, generations):
+    """
+    What a reactor adopts by IReactorSocket.adoptDatagramPort stays its giver's, and is
+    inherited as any other.
+    """
+    local = "::1" if family == socket.AF_INET6 else LOCAL
+    first = generations()
+    with socket.socket(family, socket.SOCK_DGRAM) as given:
+        given.bind((local, 0))
+        address = given.getsockname()
+        port = first.reactor.adoptDatagramPort(given.fileno(), family, DatagramProtocol())
+        assert given.fileno() != -1
+    assert port.getHost().port == address[1]
+    second = generations()
+    later = second.reactor.listenUDP(address[1], DatagramProtocol(), local)
+    assert (second.used, second.inherited) == (first.used, [])
+    assert sameSocket(port, later)
+
+
+# -- what is a service
+
+
+@pytest.fixture
+def said():
+    """
+    What the log is told during the test, as text.
+    """
+    events = []
+    globalLogPublisher.addObserver(events.append)
+    yield lambda: "\n".join(filter(None, map(formatEvent, events)))
+    globalLogPublisher.removeObserver(events.append)
+
+
+def listenEverywhere(plain, tmp_path, port):
+    """
+    Listen in every way on a port, or on a path, and return the ports.
+    """
+    path = str(tmp_path / f"{port}.s")
+    return [
+        plain.listenTCP(port, AnsweringFactory(1), interface=LOCAL),
+        plain.listenUDP(port, DatagramProtocol(), LOCAL),
+        plain.listenMulticast(0 if port == 0 else freePort(), DatagramProtocol(), LOCAL),
+        plain.listenUNIX(path, AnsweringFactory(1)),
+        plain.listenUNIXDatagram(path + "d", DatagramProtocol()),
+    ]
+
+
+async def close(ports):
+    for port in ports:
+        await maybeDeferred(port.stopListening)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_that_nobody_chose_stays_with_its_process(generations, said):
+    """
+    Port 0 is not inherited, accepts and receives in a process that has not taken over
+    yet, and goes on when the process is parked; the log says so once.
+    """
+    generations()
+    second = generations()
+    plain = second.inheritServices()
+    ports = [
+        plain.listenTCP(0, second.factory, interface=LOCAL),
+        plain.listenTCP(0, second.factory, interface=LOCAL),
+        plain.listenUDP(0, DatagramProtocol(), LOCAL),
+    ]
+    assert second.used == []
+    assert await inThread(ask, target(ports[0])) == ("r2", 2)
+    second.ports.park()
+    assert await inThread(ask, target(ports[1])) == ("r2", 2)
+    assert said().count("tcp 127.0.0.1:0 is not inherited: the kernel chose its number") == 1
+    await close(ports)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_listens_while_a_program_starts_is_a_service(generations, tmp_path):
+    """
+    In whichever way, and however late, unless it has said that it is ready; and within
+    a minute also then.
+    """
+    first = generations()
+    plain = first.inheritServices()
+    plain.later = 10 * STARTING
+    listenEverywhere(plain, tmp_path, freePort())
+    assert len(first.used) == 5
+    second = generations()
+    plain = second.inheritServices()
+    second.ports.isReady = True
+    plain.later = STARTING - 1
+    listenEverywhere(plain, tmp_path, freePort())
+    assert len(second.used) == 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_for_tls_is_one_in_the_log(generations, certificate, said):
+    """
+    As Twisted's, also where the program listens through the reactor itself.
+    """
+    options = PrivateCertificate.loadPEM(certificate.read_bytes()).options()
+    first = generations()
+    plain = partial(type(reactor).listenSSL, first.inheritServices())
+    for listen in (plain, first.reactor.listenSSL):
+        number = freePort()
+        port = listen(number, first.factory, options, interface=LOCAL)
+        assert len(first.used) == 1
+        await maybeDeferred(port.stopListening)
+        assert f"(TLS Port {number} Closed)" in said()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_listens_later_is_not_but_for_what_the_parent_has_left(
+    generations, tmp_path, said
+):
+    """
+    A port that is opened long after ready stays with its process, and the log says what
+    to do about that, unless it is the first one at all.  What the parent has left is
+    taken at any time.
+    """
+    port = freePort()
+    first = generations()
+    first.inheritServices().listenTCP(port, first.factory, interface=LOCAL)
+    second = generations()
+    plain = second.inheritServices()
+    second.ports.isReady = True
+    plain.later = 2 * STARTING
+    plain.listenTCP(port, second.factory, interface=LOCAL)
+    assert (second.used, second.inherited) == (first.used, [])
+    ports = listenEverywhere(plain, tmp_path, freePort())
+    assert second.used == first.used
+    assert "write tableflip:, or have notReadyUntil() wait for it" in said()
+    assert {work.what.split()[0] for work in second.process.connections.tasks.describe()} == {
+        *("tcp", "udp", "unix", "unixgram"),
+    }
+    await close(ports)
+    assert second.process.connections.tasks.describe() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_opened_for_a_client_is_that_clients(generations, said):
+    """
+    A chosen port that is opened while a request is acted upon stays with its process, and
+    the connections on it are waited for; one that a string opens then is inherited.
+    """
+    first = generations()
+    plain = first.inheritServices()
+    opened = []
+
+    class Opening(Answering):
+        def lineReceived(self, line):
+            interface = {"interface": LOCAL}
+            opened.append(plain.listenTCP(freePort(), first.factory, **interface))
+            opened.append(first.reactor.listenTCP(freePort(), first.factory, **interface))
+            super().lineReceived(line)
+
+    factory = AnsweringFactory(1)
+    factory.protocol = Opening
+    port = plain.listenTCP(freePort(), factory, interface=LOCAL)
+    await inThread(ask, target(port))
+    sessions, chosen = opened
+    assert first.used == [f"tcp {LOCAL}:{each.getHost().port}" for each in (port, chosen)]
+    assert "is not inherited: it was opened for a client" in said()
+    with await inThread(connect, target(sessions)) as client:
+        await inThread(converse, client)
+        assert [each.listener for each in first.process.connections.describe()] == [
+            f"tcp {LOCAL}:{sessions.getHost().port}"
+        ]
+    await sessions.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_socket_with_so_reuseport_is_adopted_from_the_parent(generations):
+    """
+    A program that binds its own socket again in each generation, as carbon does, serves
+    on the first one's.
+    """
+
+    def adopt(generation, number):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((LOCAL, number))
+            sock.listen()
+            plain = generation.inheritServices()
+            return plain.adoptStreamPort(sock.fileno(), socket.AF_INET, generation.factory)
+
+    first = generations()
+    port = adopt(first, 0)
+    number = port.getHost().port
+    second = generations()
+    later = adopt(second, number)
+    assert (second.used, second.inherited) == ([f"tcp {LOCAL}:{number}"], [])
+    assert sameSocket(port, later)
+    second.replace(first)
+    assert await inThread(ask, (LOCAL, number)) == ("r2", 2)
 
 
 # -- what a socket is like
@@ -1360,112 +1761,28 @@ async def test_adoption_leaves_the_mode_and_the_backlog_of_a_path(generations, t
             sock.close()
 
 
-class ReaderReactor(Clock):
+@pytest.mark.parametrize("kind", ["unix", "unixgram"])
+@pytest_twisted.ensureDeferred
+async def test_a_path_is_bound_as_it_was_given(kind, generations, tmp_path, monkeypatch):
     """
-    A reactor that reads from what it is told, when the test says so.
+    In a directory whose name is longer than the kernel takes for a socket, a relative path
+    can be listened at; and it is removed, with its lock, also when the process has gone
+    elsewhere, where a path of the same name is left alone.
     """
-
-    def __init__(self):
-        super().__init__()
-        self.readers = []
-
-    def addReader(self, reader):
-        self.readers.append(reader)
-
-    def removeReader(self, reader):
-        if reader in self.readers:
-            self.readers.remove(reader)
-
-    def turn(self):
-        for reader in list(self.readers):
-            reader.doRead()
-
-
-class ScriptedSocket:
-    """
-    A listening socket from which comes what the test has prepared: errors and
-    connections.
-    """
-
-    def __init__(self, *script):
-        self.script = list(script)
-
-    def accept(self):
-        following = self.script.pop(0) if self.script else BlockingIOError()
-        if isinstance(following, OSError):
-            raise following
-        return following, ""
-
-    def getsockname(self):
-        return "scripted"
-
-    def fileno(self):
-        return -1
-
-    def close(self):
-        pass
-
-
-@pytest.fixture
-def refusing():
-    """
-    A function that makes a UNIX port with such a socket, and what it has made.
-    """
-    built = []
-
-    def make(*script):
-        factory = Factory()
-        factory.buildProtocol = built.append
-        fake = ReaderReactor()
-        accepted = Connections().acceptedBy("here")
-        port = UNIXPort(fake, ScriptedSocket(*script), factory, accepted)
-        port.startListening()
-        return port, fake
-
-    return SimpleNamespace(make=make, built=built)
-
-
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
-def test_a_unix_port_pauses_when_the_kernel_cannot_accept(number, refusing):
-    """
-    Without a descriptor to spare, a UNIX port stops reading for a while, for it
-    would spin, and then accepts again.
-    """
-    port, fake = refusing.make(OSError(number, "no more"), socket.socket())
-    fake.turn()
-    assert (fake.readers, refusing.built) == ([], [])
-    fake.advance(PAUSE / 2)
-    assert fake.readers == []
-    fake.advance(PAUSE / 2)
-    assert fake.readers == [port]
-    fake.turn()
-    assert len(refusing.built) == 1
-    assert fake.getDelayedCalls() == []
-
-
-def test_a_unix_port_that_is_parked_in_its_pause_stays_parked(refusing):
-    """
-    The end of the pause does not make a port accept that has been parked
-    meanwhile; resumed, it accepts at once, and the pause is over.
-    """
-    port, fake = refusing.make(OSError(errno.EMFILE, "no more"), socket.socket())
-    fake.turn()
-    port.stopReading()
-    fake.advance(2 * PAUSE)
-    assert fake.readers == []
-    port.startReading()
-    assert fake.readers == [port]
-    assert fake.getDelayedCalls() == []
-
-
-def test_a_client_that_is_gone_already_does_not_stop_a_unix_port(refusing):
-    """
-    A connection that was aborted in the queue is skipped.
-    """
-    port, fake = refusing.make(ConnectionAbortedError(), socket.socket())
-    fake.turn()
-    assert len(refusing.built) == 1
-    assert fake.readers == [port]
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    (tmp_path / "s.sock").write_text("somebody else's")
+    monkeypatch.chdir(deep)
+    first = generations()
+    if kind == "unix":
+        port = first.reactor.listenUNIX("s.sock", Factory(), wantPID=True)
+    else:
+        port = first.reactor.listenUNIXDatagram("s.sock", DatagramProtocol())
+    assert (deep / "s.sock").is_socket()
+    monkeypatch.chdir(tmp_path)
+    await maybeDeferred(port.stopListening)
+    assert list(deep.iterdir()) == []
+    assert (tmp_path / "s.sock").read_text() == "somebody else's"
 
 
 # -- connections are counted
@@ -1540,6 +1857,61 @@ async def test_the_deadline_cuts_the_connections_that_are_left(
         assert len(first.process.connections) == 0
         assert await inThread(idle.recv, 1) == b""
         assert await inThread(readAll, stuffed) < 50_000_000
+
+
+@pytest.mark.parametrize("timeout", [None, 0.05])
+@pytest_twisted.ensureDeferred
+async def test_a_drain_begins_once_and_is_waited_for_by_who_leaves(
+    generations, monkeypatch, timeout
+):
+    """
+    With a time that is known, connections are let finish from when the child serves,
+    and have that time from then; without, from when the process leaves.
+    """
+    heard = []
+    monkeypatch.setattr(Journal, "listeners", [heard.append])
+    first = generations()
+    first.process.drainTimeout = timeout
+    port = await first.listen(f"tableflip:tcp:0:interface={LOCAL}")
+    with await inThread(connect, target(port)) as client:
+        await inThread(converse, client)
+        first.process.park()
+        first.process.beginDrain()
+        assert [event.seconds for event in heard] == ([] if timeout is None else [timeout])
+        if timeout is not None:
+            assert await inThread(client.recv, 1) == b""
+        first.process.letGo()
+        leaving = _generation.Exit(reactor, first.process).drain(0.1)
+        outcome = await leaving.addTimeout(DEADLINE, reactor)
+    assert outcome == Outcome(cut=1)
+    assert [type(event) for event in heard] == [Draining, Drained]
+
+
+@BOTH
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("isFinal", [False, True])
+async def test_the_queue_is_emptied_by_the_last_process_only(
+    description, generations, tmp_path, isFinal
+):
+    """
+    Who waits in the queue when a process stops is left to its parent, which may serve
+    again; if that cannot be, the process accepts them first.
+    """
+    first = generations()
+    port = await first.listen(description.format(tmp=tmp_path))
+    second = generations()
+    await second.listen(description.format(tmp=tmp_path))
+    first.ports.park()
+    second.process.finalSince = 1.0 if isFinal else None
+    with await inThread(connect, target(port)) as client:
+        client.sendall(b"stay\n")
+        drained = _generation.Exit(reactor, second.process).drain(DEADLINE)
+        await turn()
+        assert len(second.process.connections) == isFinal
+        first.ports.resume()
+        answer = await inThread(client.recv, 100)
+        assert answer.split()[2] == (b"2" if isFinal else b"1")
+    await drained.addTimeout(DEADLINE, reactor)
 
 
 @BOTH

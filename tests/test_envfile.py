@@ -89,6 +89,51 @@ def test_the_file_is_read_at_the_start_and_at_each_upgrade(service):
     assert ask(address) == ("second", 2)
 
 
+def test_a_name_that_the_file_does_not_name_any_more_is_gone(service):
+    """
+    And what was in its place at the start is there again.
+    """
+    service.release(f"import os; {NAMED} + os.environ['STOOD']")
+    service.environment["STOOD"] = "before"
+    file = service.directory / "environment"
+    file.write_text("RELEASE=first\nSTOOD=instead\n")
+    address = start(service, "--env-file", "environment")
+    assert ask(address) == ("firstinstead", 1)
+    service.redeploy()
+    assert ask(address) == ("firstinstead", 2)
+    file.write_text("")
+    service.redeploy()
+    assert ask(address) == ("nonebefore", 3)
+    service.redeploy()
+    assert ask(address) == ("nonebefore", 4)
+
+
+SPOILING = """
+import os
+name = "_".join([os.environ.get("PASSWORD", "no"), os.environ["GROWING"]])
+name += "_" + os.environ.get("DOTENV", "none")
+ours = {each for each in os.environ if each.startswith("TXTABLEFLIP")}
+name += "_" + "".join(ours - {"TXTABLEFLIP_TEST"})
+os.environ.pop("PASSWORD", None)
+os.environ["GROWING"] += "x"
+os.environ["DOTENV"] = "loaded"
+"""
+
+
+def test_what_the_application_does_to_its_environment_ends_with_it(service):
+    """
+    A password that it takes away, a path that it lengthens and a file that it loads
+    are for the successor as they were at the first start.
+    """
+    service.release(SPOILING)
+    service.environment.update(PASSWORD="secret", GROWING="x")
+    address = start(service)
+    for generation in (1, 2, 3):
+        assert ask(address) == ("secret_x_none_", generation)
+        if generation < 3:
+            service.redeploy()
+
+
 @pytest.mark.parametrize("broken", ["RELEASE\n", None])
 def test_a_file_that_cannot_be_used_fails_the_upgrade(service, broken):
     """

@@ -87,13 +87,13 @@ BROKEN = {
     "raises": ("raise RuntimeError('no database')", "exited with status 1"),
     "leaves well": ("sys.exit(0)", "exited with status 0"),
     "leaves ill": ("sys.exit(3)", "exited with status 3"),
-    "is killed": ("os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
-    "hangs": ("while True: time.sleep(1)", "was not ready after 10 seconds"),
+    "is killed": ("os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
+    "hangs": ("while True: time.sleep(1)", "was not ready after 30 seconds"),
     "lacks a module": ("import nosuchmodule", "exited with status 1"),
     "is no Python": ("def f(:", "exited with status 1"),
     "sends garbage": (
         f"{CHANNEL}channel.transport.socket.send(b'garbage!')\ntime.sleep(60)",
-        "sent what cannot be understood",
+        "sent what is not a valid message",
     ),
     "closes the channel": (
         f"{CHANNEL}os.close(channel.transport.fileno())\ntime.sleep(60)",
@@ -112,10 +112,10 @@ AT_START = {
     "leaves well": BROKEN["leaves well"],
     "is killed by a signal that has no name": (
         "os.kill(os.getpid(), 40)",
-        "was ended by signal 40",
+        "was killed by signal 40",
     ),
     "hangs up": ("os.close(3)\ntime.sleep(60)", "closed the upgrade channel but kept running"),
-    "sends garbage": ("os.write(3, b'garbage!')\ntime.sleep(60)", "sent what cannot be"),
+    "sends garbage": ("os.write(3, b'garbage!')\ntime.sleep(60)", "sent what is not a valid"),
 }
 
 
@@ -150,7 +150,8 @@ def test_each_way_to_be_broken_leaves_the_old_process_serving(site):
     client notices, the old process goes on, and the log has the phase, the
     outcome and the last words of each.
     """
-    site.start("--upgrade-timeout", "10")
+    # Each of the others has ended by then, on the slowest machine.
+    site.start("--upgrade-timeout", "30")
     with Clients(site.address, 4) as clients:
         failEach(site, clients, BROKEN, "initialise")
 
@@ -249,7 +250,7 @@ def test_garbage_does_not_make_an_orphan_of_a_child_that_cannot_be_ended(site):
         site.service.fail()
     assert clients.failures == []
     assert clients.releases == {"first"}
-    assert "sent what cannot be understood" in site.service.failures()[0]
+    assert "sent what is not a valid message" in site.service.failures()[0]
     site.shouldBeServedBy(first, "first", 1)
 
 
@@ -438,7 +439,7 @@ def test_a_parent_that_falls_silent_before_it_commits_gets_the_service_back(site
     that is frozen may wake up; it does, and serves on.
     """
     service = site.service
-    first = site.start("--upgrade-timeout", "10", code=wrap(PARK, after=STOP))
+    first = site.start("--upgrade-timeout", "20", code=wrap(PARK, after=STOP))
     service.release("name = 'refused'")
     with Clients(site.address, 4) as clients:
         os.kill(first, signal.SIGHUP)
@@ -496,7 +497,7 @@ def test_garbage_from_a_child_that_has_taken_over_does_not_end_it(site):
         assert stream.readline()
         os.kill(first, signal.SIGHUP)
         child = site.service.childOf(1)
-        site.service.waitFor("sent what cannot be understood")
+        site.service.waitFor("sent what is not a valid message")
     site.shouldBeServedBy(child, "good", 2)
 
 
@@ -643,7 +644,7 @@ def test_to_stop_the_service_during_an_upgrade_ends_both_processes(site, child):
         stateBecomes(pid, "T")
     os.kill(first, signal.SIGTERM)
     until(lambda: not service.processes(), lambda: f"the end of all:\n{service.log}")
-    assert "this process was told to stop, and ends the one it started" in service.log
+    assert "this process was told to stop, and terminates its successor" in service.log
     assert not service.pidFile.exists()
     assert not site.path.exists()
     assert not os.path.lexists(f"{site.path}.lock")

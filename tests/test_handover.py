@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import (
     JSON,
+    commits,
     entries,
     finite,
     manifestsOf,
@@ -138,7 +139,7 @@ def test_the_manifest_of_these_tests_is_good():
     assert decoded(frame()) == decoded(changedEntry()) == MANIFEST
 
 
-@given(messages)
+@given(messages | commits)
 def test_every_message_survives(message):
     """
     What is decoded is what was encoded: equal, and of the same types.

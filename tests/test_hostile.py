@@ -49,7 +49,7 @@ from txtableflip._sockets.inventory import Descriptor, HeldDescriptor, Inventory
 from txtableflip._sockets.reactor import InheritingReactor
 from txtableflip._sockets.readiness import Readiness
 from txtableflip.errors import ChannelError, ChildExited, PidFileError
-from txtableflip.testing._service import freePort, isAlive
+from txtableflip.testing._service import isAlive
 
 NOBODY = 65534
 OURS = Path(txtableflip.__file__).parent
@@ -119,16 +119,6 @@ def shared():
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         os.chmod(directory, 0o1777)
         yield Path(directory)
-
-
-@pytest.fixture
-def address(service):
-    """
-    Where the answering service will listen.
-    """
-    port = freePort()
-    service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
-    return ("127.0.0.1", port)
 
 
 def status(path):
@@ -682,6 +672,7 @@ def test_what_is_planted_beside_the_pid_file_is_not_written_to(tmp_path, planted
             pidFile.take()
             assert (tmp_path / "twistd.pid").read_text() == str(os.getpid())
             assert not os.path.lexists(sibling)
+            pidFile.remove()
     for path in tmp_path.rglob("victim"):
         assert path.read_text() == "precious"
 
@@ -844,10 +835,10 @@ def plantLinkToSocket(path):
 @pytest.mark.parametrize(
     ("plant", "hint"),
     [
-        (plantLink, "there is a file which is no socket"),
-        (plantDanglingLink, "there is a file which is no socket"),
-        (plantDirectory, "there is a file which is no socket"),
-        (os.mkfifo, "there is a file which is no socket"),
+        (plantLink, "there is a file that is not a socket"),
+        (plantDanglingLink, "there is a file that is not a socket"),
+        (plantDirectory, "there is a file that is not a socket"),
+        (os.mkfifo, "there is a file that is not a socket"),
         (plantSocket, "a socket was left there by a process that is gone"),
         (plantLinkToSocket, "a socket was left there by a process that is gone"),
     ],
@@ -900,7 +891,7 @@ def test_what_is_no_lock_is_named_and_left_alone(tmp_path, plant):
     lock = tmp_path / "s.sock.lock"
     plant(lock)
     before = contents(tmp_path)
-    with inTime(), pytest.raises(CannotListenError, match="lock is no lock: remove it"):
+    with inTime(), pytest.raises(CannotListenError, match="lock is not a lock: remove it"):
         unixpaths.lock(str(tmp_path / "s.sock"))
     assert contents(tmp_path) == before
     with socket.socket(socket.AF_UNIX) as sock:
@@ -1069,7 +1060,7 @@ def test_a_forged_variable_does_not_keep_a_service_from_serving(service, address
         done = service.run(TWISTD, *ANSWERING, pass_fds=given_)
         assert done.returncode == 0, done.stdout + done.stderr
         service.waitFor("generation 1 serves")
-    assert "going on as a first generation" in service.log
+    assert "starting as generation 1" in service.log
     assert ask(address) == ("1", 1)
     service.release("name = '2'")
     service.redeploy()

@@ -6,21 +6,24 @@ system that go with them.
 import os
 import socket
 import stat
+import subprocess
 
 import pytest
-from processes import deadProcess
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import deadProcess, until
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 
-from txtableflip._draining.connections import Connections
 from txtableflip._generation import PID_FILE_INTERVAL, Generation
 from txtableflip._handover.manifest import Identity, Key
 from txtableflip._journal import ProcessLogger
+from txtableflip._kernel import isZombie
 from txtableflip._launch.command import successorCommand
-from txtableflip._launch.pidfile import PidFile
+from txtableflip._launch.pidfile import PidFile, isLocked, removeStale
 from txtableflip._sockets import unixpaths
 from txtableflip._sockets.inventory import Descriptor, HeldDescriptor, Inventory, identify
-from txtableflip._sockets.named import Fds
+from txtableflip._sockets.ordinals import Ordinals
 from txtableflip.errors import ChannelError, PidFileError
 
 
@@ -75,11 +78,58 @@ def test_two_of_the_same_address_have_different_names(sockets):
     """
     inventory = Inventory()
     for ordinal in (0, 1, 2):
-        assert inventory.nextKey("listener", "tcp", "127.0.0.1:80") == key(ordinal=ordinal)
+        assert inventory.nextKey("tcp", "127.0.0.1:80") == key(ordinal=ordinal)
         inventory.add(key(ordinal=ordinal), HeldDescriptor(sockets()))
     inventory.remove(key(ordinal=1), inventory.used[key(ordinal=1)])
-    assert inventory.nextKey("listener", "tcp", "127.0.0.1:80") == key(ordinal=1)
-    assert inventory.nextKey("listener", "tcp", "127.0.0.1:81") == key("127.0.0.1:81")
+    assert inventory.nextKey("tcp", "127.0.0.1:80") == key(ordinal=1)
+    assert inventory.nextKey("tcp", "127.0.0.1:81") == key("127.0.0.1:81")
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6))))
+def test_the_next_name_is_the_first_that_is_free(steps):
+    """
+    Whatever has come and gone, in whatever order, the lowest number that is not in use is
+    the next; and of what has gone, nothing is remembered.
+    """
+    ordinals, used = Ordinals(), set()
+    for isTaken, number in steps:
+        if isTaken:
+            ordinals.take("name", number)
+            used.add(number)
+        elif used:
+            gone = sorted(used)[number % len(used)]
+            ordinals.release("name", gone)
+            used.remove(gone)
+        assert ordinals.lowest("name") == min(set(range(9)) - used)
+    for number in used:
+        ordinals.release("name", number)
+    assert ordinals._names == {}
+
+
+def test_a_name_that_comes_and_goes_is_remembered_once():
+    """
+    A thousand times the same number take no more room than one.
+    """
+    ordinals = Ordinals()
+    ordinals.take("name", 0)
+    for _ in range(1000):
+        ordinals.take("name", ordinals.lowest("name"))
+        ordinals.release("name", 1)
+    assert len(ordinals._names["name"]._heap) == 1
+
+
+def test_changes_are_those_of_the_release(sockets):
+    """
+    What comes and goes when the process serves for good is no change of release, however
+    much it is.
+    """
+    inventory = Inventory()
+    inventory.add(key(), HeldDescriptor(sockets()))
+    inventory.isSettled = True
+    for _ in range(3):
+        later = inventory.add(key(ordinal=1), HeldDescriptor(sockets()))
+        inventory.remove(key(ordinal=1), later)
+    assert inventory.changes.bound == ["tcp 127.0.0.1:80"]
 
 
 def test_what_a_child_inherits_is_what_its_parent_used(sockets):
@@ -227,107 +277,6 @@ def test_a_path_that_cannot_be_removed_keeps_no_other_from_it(sockets, monkeypat
     left[1].close()
 
 
-# -- connections by name
-
-
-class NamedConnection:
-    """
-    A connection that keeps what it was told, or raises then.
-    """
-
-    def __init__(self, accepted, sock, isUnruly=False):
-        self.done = []
-        self._accepted = accepted
-        self._sock = sock
-        self._isUnruly = isUnruly
-        accepted.opened(self)
-
-    def getHandle(self):
-        return self._sock
-
-    def closeWithoutShutdown(self):
-        pass
-
-    def _do(self, what):
-        self.done.append(what)
-        if self._isUnruly:
-            raise RuntimeError("unruly")
-
-    def stopReading(self):
-        self._do("park")
-
-    def startReading(self):
-        self._do("resume")
-
-    def loseConnection(self):
-        self._do("close")
-
-    def end(self):
-        self._accepted.closed(self)
-
-
-@pytest.fixture
-def named(sockets):
-    """
-    What is handed over by name, its inventory, and a function that makes
-    connections.
-    """
-    inventory, connections = Inventory(), Connections()
-    fds = Fds(None, inventory, None, connections)
-    accepted = connections.acceptedBy("here")
-    yield fds, inventory, lambda **more: NamedConnection(accepted, sockets(), **more)
-    close(inventory)
-
-
-def test_a_connection_that_closes_is_not_the_one_that_has_its_name_now(named):
-    """
-    A client that connects anew under its name is handed over, also when its
-    first connection closes after that.
-    """
-    fds, inventory, make = named
-    old, new = make(), make()
-    fds.addConnection("session 42", old)
-    fds.addConnection("session 42", new)
-    old.end()
-    assert inventory.names() == ["connection session 42"]
-    fds.park()
-    assert (old.done, new.done) == ([], ["park"])
-    new.end()
-    assert inventory.names() == []
-
-
-def test_a_connection_with_two_names_loses_both(named):
-    """
-    A connection that closes is handed over by none of the names that it had.
-    """
-    fds, inventory, make = named
-    connection = make()
-    for name in ("one", "other"):
-        fds.addConnection(name, connection)
-    connection.end()
-    assert inventory.names() == []
-    fds.park()
-    assert connection.done == []
-
-
-@pytest.mark.parametrize("action", ["park", "resume", "close"])
-def test_a_connection_that_raises_keeps_no_other_from_its_turn(action, named):
-    """
-    The connections behind one that raises are parked, resumed and closed; that
-    the first two have failed is raised in the end.
-    """
-    fds, _, make = named
-    connections = [make(), make(isUnruly=True), make()]
-    for number, connection in enumerate(connections):
-        fds.addConnection(str(number), connection)
-    if action == "close":
-        fds.closeHandedOver()
-    else:
-        with pytest.raises(RuntimeError, match="unruly"):
-            getattr(fds, action)()
-    assert [connection.done for connection in connections] == [[action]] * 3
-
-
 # -- what is checked
 
 
@@ -364,21 +313,75 @@ def test_a_descriptor_that_is_another_than_its_entry_says_is_refused(sockets):
             Inventory().inherit(parent.entries(), [os.dup(other)])
 
 
+# -- the pid file
+
+
+@pytest.mark.parametrize("step", [-7200, 0, 7200])
+@pytest.mark.parametrize("writer", ["us", "twistd"])
+def test_the_pid_file_of_a_process_that_lives_is_never_stale(
+    tmp_path, monkeypatch, writer, step
+):
+    """
+    However the clock has been set since the file was written, by us or by twistd and taken
+    over, its process keeps it; when it is gone, a number that is another's by now does not
+    count.
+    """
+    path = tmp_path / "twistd.pid"
+    pidFile = PidFile(str(path))
+    if writer == "twistd":
+        path.write_text(str(os.getpid()))
+    pidFile.take()
+    written = path.stat().st_mtime - step
+    os.utime(path, (written, written))
+    removeStale(str(path))
+    assert path.read_text() == str(os.getpid())
+    pidFile._keep(None)
+    removeStale(str(path))
+    assert not path.exists()
+
+
+def test_a_pid_file_is_locked_from_the_moment_that_it_is_there(tmp_path):
+    """
+    Also while the next generation takes it, and when this one takes it back, the file is
+    locked; and no more descriptors are open for that than one.
+    """
+    path = tmp_path / "twistd.pid"
+    before = len(os.listdir("/proc/self/fd"))
+    old, new = PidFile(str(path)), PidFile(str(path))
+    for each in (old, new, old, new):
+        each.prepare()
+        each.take()
+        assert isLocked(str(path))
+    old.remove()
+    new.remove()
+    assert not path.exists()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 # -- paths
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o777, 0o000])
-def test_a_path_has_its_mode_from_the_first_instant(sockets, tmp_path, mode):
+@pytest.mark.parametrize("mask", [0o000, 0o027, 0o777])
+def test_a_path_never_allows_more_than_its_mode(sockets, tmp_path, monkeypatch, mask, mode):
     """
-    The permissions are those that were asked for, whatever the umask is, which
-    stays as it was.
+    The permissions are those that were asked for, whatever the umask is, and at no moment
+    more than those; the umask is left alone, for it is also that of other threads.
     """
-    previous = os.umask(0o027)
+    previous, setUmask, seen = os.umask(mask), os.umask, []
+
+    class Seen(socket.socket):
+        def bind(self, address):
+            super().bind(address)
+            seen.append(stat.S_IMODE(os.stat(address).st_mode))
+
+    monkeypatch.setattr(os, "umask", None)
     try:
-        identity = unixpaths.bind(sockets(socket.AF_UNIX), str(tmp_path / "s"), mode)
-        assert os.umask(0o027) == 0o027
+        with Seen(socket.AF_UNIX) as sock:
+            identity = unixpaths.bind(sock, str(tmp_path / "s"), mode)
     finally:
-        os.umask(previous)
+        setUmask(previous)
+    assert seen == [mode & ~mask]
     status = (tmp_path / "s").stat()
     assert stat.S_IMODE(status.st_mode) == mode
     assert identity == Identity(status.st_dev, status.st_ino)
@@ -416,7 +419,7 @@ def test_a_path_that_is_taken_says_by_what(sockets, tmp_path):
     is removed.
     """
     (tmp_path / "file").write_text("x")
-    assert "no socket" in refusal(sockets, tmp_path / "file")
+    assert "is not a socket" in refusal(sockets, tmp_path / "file")
     server = sockets(socket.AF_UNIX)
     server.bind(str(tmp_path / "server"))
     server.listen(0)
@@ -485,6 +488,21 @@ def test_a_lock_of_a_dead_process_is_taken_with_what_it_left(sockets, tmp_path):
     assert (tmp_path / "t").exists()
 
 
+@pytest.mark.process
+def test_a_lock_of_a_zombie_is_that_of_a_dead_process(sockets, tmp_path):
+    """
+    In a container there may be nobody who waits for what was killed.
+    """
+    with subprocess.Popen(["true"], stdout=subprocess.PIPE) as owner:
+        owner.stdout.read()
+        until(lambda: isZombie(owner.pid), "its end")
+        sockets(socket.AF_UNIX).bind(str(tmp_path / "s"))
+        os.symlink(str(owner.pid), tmp_path / "s.lock")
+        unixpaths.lock(str(tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
+    assert os.readlink(tmp_path / "s.lock") == str(os.getpid())
+
+
 def test_a_lock_is_taken_over_and_released_by_its_owner_only(tmp_path):
     """
     Taking a lock over replaces it; releasing it removes it if it is ours.
@@ -550,9 +568,9 @@ def test_a_pid_file_that_cannot_be_written_is_a_named_error(tmp_path):
     """
     (tmp_path / "file").write_text("")
     pidFile = PidFile(str(tmp_path / "file" / "twistd.pid"))
-    with pytest.raises(PidFileError, match="directory writable"):
+    with pytest.raises(PidFileError, match=r"Not a directory\. Make its directory, or"):
         pidFile.prepare()
-    with pytest.raises(PidFileError, match="directory writable"):
+    with pytest.raises(PidFileError, match=r"Not a directory\. Make its directory, or"):
         pidFile.take()
     pidFile.remove()
 

@@ -105,7 +105,7 @@ def test_a_line_names_its_process(lines, monkeypatch):
     level it has, and whatever the reason that it tells has in it.
     """
     monkeypatch.setattr(ProcessLogger, "generation", 12)
-    Journal().tell(Failed, reason="{pid} {nothing} {0}")
+    Journal().tell(Failed, reason="{pid} {nothing} {0}", outcome="failed")
     ProcessLogger().warn("something {what}", what="else")
     for line in lines:
         assert f"generation 12 pid {os.getpid()}" in eventAsText(line)

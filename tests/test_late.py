@@ -3,7 +3,9 @@ Services that listen some time after the reactor runs: what clients had, they ha
 """
 
 import os
+import re
 import signal
+import sys
 
 import pytest
 from processes import APPS, DEADLINE, TWISTD, Clients, connect, until
@@ -111,7 +113,7 @@ def test_a_database_that_is_away_fails_the_upgrade(late, until_):
         replaced(late, old)
         clients.waitForMore()
     assert clients.failures == []
-    reason = "the database is away" if until_ else "nobody has listened on tcp 127.0.0.1"
+    reason = "the database is away" if until_ else "nothing has listened on tcp 127.0.0.1"
     assert reason in late.log.partition("upgrade failed")[2]
 
 
@@ -123,3 +125,49 @@ def test_a_first_generation_that_cannot_listen_fails(service):
     service.release("def database(): raise OSError('the database is away')")
     process = service.start(TWISTD, "-n", "--pidfile=", "tableflip", *APP)
     assert process.wait(DEADLINE) == 1
+
+
+EARLY = """
+import os, signal, sys, time
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import react
+from twisted.python.log import startLogging
+from txtableflip import Upgrader
+
+def hook():
+    time.sleep(0.2)
+    print("the last hook")
+
+async def main(reactor, endpoint):
+    upgrader = Upgrader(reactor)
+    upgrader.redeployOn("HUP")
+    upgrader.stopOn("TERM")
+    await upgrader.endpoint(endpoint).listen(Factory.forProtocol(Protocol))
+    serving = upgrader.ready()
+    reactor.callWhenRunning(hook)
+    await serving
+    os.kill(os.getpid(), signal.SIGTERM if upgrader.hasParent else signal.SIGHUP)
+    await upgrader.whenExiting()
+    await upgrader.drain(5)
+
+startLogging(sys.stdout)
+react(main, sys.argv[1:])
+"""
+
+
+def test_nobody_is_ready_before_the_reactor_has_started(service):
+    """
+    A program of one's own may say so before: it serves when all has begun that begins with
+    the reactor, and signals that come then do what they are to.
+    """
+    (service.directory / "script.py").write_text(EARLY)
+    endpoint = f"tcp:{freePort()}:interface=127.0.0.1"
+    with (service.directory / "twistd.log").open("a") as log:
+        first = service.start(sys.executable, "script.py", endpoint, stdout=log, stderr=log)
+    assert first.wait(DEADLINE) == 0
+    until(lambda: not service.processes(), lambda: f"the end of both:\n{service.log}")
+    said = re.findall("the last hook|generation . serves|SIGTERM: stopping", service.log)
+    assert said == [
+        *("the last hook", "generation 1 serves"),
+        *("the last hook", "generation 2 serves", "SIGTERM: stopping"),
+    ]

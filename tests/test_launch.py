@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import zipapp
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -199,8 +200,11 @@ def test_a_daemon_is_replaced_twice(service, form, reactor):
 @pytest.mark.parametrize(
     ("form", "reactor"),
     [(form, "default") for form in (*DAEMONS, *OTHERS)]
-    + [("twist tableflip --app app.py", reactor) for reactor in REACTORS]
-    + [("python app.py", reactor) for reactor in REACTORS],
+    + [
+        pytest.param(form, reactor, marks=pytest.mark.slow)
+        for form in ("twist tableflip --app app.py", "python app.py")
+        for reactor in REACTORS
+    ],
 )
 def test_a_process_in_the_foreground_is_replaced_twice(service, form, reactor):
     """
@@ -256,10 +260,137 @@ def test_an_endpoint_that_is_made_late_is_inherited(service):
     assert "nothing that listens in this process can be inherited" not in service.log
 
 
-def test_the_forms_in_the_readme_are_those_that_are_tested():
+def test_the_forms_in_the_documents_are_those_that_are_tested():
     """
-    The README names each of these forms, and no other.
+    The documents name each of these forms, and no other.
     """
-    document = Path(__file__).parent.parent / "README.md"
-    forms = re.findall(r"^\| (`[^`]+`|a console script) \|", document.read_text(), re.MULTILINE)
+    document = Path(__file__).parent.parent / "docs" / "launching.md"
+    table = document.read_text().partition("| started as | |")[2].partition("\n\n")[0]
+    forms = re.findall(r"^\| (`[^`]+`|a console script) \|", table, re.MULTILINE)
     assert [form.strip("`") for form in forms] == [*DAEMONS, *OTHERS]
+
+
+def findable(service):
+    """
+    Let a Python that does not find itself, and so not its virtual environment, import
+    what can be imported here.
+    """
+    service.environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+
+
+def test_a_process_by_another_name_is_replaced_twice(service):
+    """
+    With a name that leads to no interpreter (C{exec -a}, C{ExecStart=@} of systemd), the
+    successor is the same program by the same name.
+    """
+    port = freePort()
+    service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
+    findable(service)
+    words = ["my service", TWISTD, "-n", "-l", "twistd.log", *TABLEFLIP]
+    service.start(*words, executable=sys.executable)
+    service.waitFor("generation 1 serves")
+    for generation in (2, 3):
+        pid = service.redeploy()
+        assert ask(("127.0.0.1", port)) == ("1", generation)
+        assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"my service\0")
+
+
+def test_an_application_that_names_its_process_is_replaced_twice(service):
+    """
+    twistd starts itself again by the name that the application has given it, which
+    leads to no interpreter either.
+    """
+    port = freePort()
+    service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
+    findable(service)
+    naming = "service.IProcess(application).processName = 'named'"
+    made = 'service.Application("launched")'
+    code = LAUNCHED.read_text().replace(made, f"{made}\n    {naming}")
+    (service.directory / "app.py").write_text(code)
+    service.twistd("tableflip", "--app", "app.py")
+    for generation in (2, 3):
+        service.redeploy()
+        assert ask(("127.0.0.1", port)) == ("1", generation)
+        assert Path(f"/proc/{service.pid}/cmdline").read_bytes().startswith(b"named\0")
+
+
+TITLED = """
+import setproctitle
+setproctitle.setproctitle("titled " + "x" * 1_000_000)
+"""
+
+
+@pytest.fixture
+def untraceable(service):
+    """
+    A service whose processes are not found by their environment: they are ended by what
+    the log says of them.
+    """
+    yield service
+    for pid in map(int, re.findall(r"started generation \d+ as process (\d+)", service.log)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda pid=pid: not isAlive(pid), f"the end of {pid}")
+
+
+def test_a_program_that_writes_a_title_over_its_environment_is_replaced_twice(untraceable):
+    """
+    Also if it has done that before we could look: what the kernel shows of it then is
+    neither its arguments nor its environment.
+    """
+    service, port = untraceable, freePort()
+    launch = Launch(service, port)
+    # Who measures adds to its environment, of which not all is in one place then.
+    service.environment.pop("COVERAGE_PROCESS_CONFIG", None)
+    (service.directory / "app.py").write_text(TITLED + LAUNCHED.read_text())
+    with (service.directory / "twistd.log").open("a") as log:
+        first = service.start(sys.executable, "app.py", stdout=log, stderr=log)
+    service.waitFor("generation 1 serves")
+    pid = first.pid
+    for generation in (2, 3):
+        assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"titled xxx")
+        assert b"RELEASE_FILE" not in Path(f"/proc/{pid}/environ").read_bytes()
+        os.kill(pid, signal.SIGHUP)
+        pid = service.childOf(generation - 1)
+        service.waitFor(f"generation {generation} serves")
+        assert launch.asking(("127.0.0.1", port), "x", lambda sock: sock) == ("1", generation)
+    service.waitFor("upgrade done", 2)
+
+
+INSIDE = [sys.executable, str(APPS / "inside.py")]
+
+
+@pytest.mark.parametrize("form", ["daemon", "foreground"])
+@pytest.mark.parametrize("way", ["tahoe", "carbon", "buildbot"])
+def test_a_program_that_runs_twistd_inside_is_replaced_twice(service, way, form):
+    """
+    Its own command line stays as it is, and twistd is kept in the foreground where it
+    is: a successor writes to the same log, and is not taken for dead.
+    """
+    port = freePort()
+    service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
+    words = [*INSIDE, way, "--pidfile="]
+    if form == "daemon":
+        done = service.run(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    else:
+        service.start(*words, "--nodaemon", "--logfile=twistd.log")
+    service.waitFor("generation 1 serves")
+    for generation in (2, 3):
+        service.release(f"name = '{generation}'")
+        service.redeploy()
+        assert ask(("127.0.0.1", port)) == (str(generation), generation)
+    assert service.log.count("upgrade done") == 2
+    assert "upgrades will fail" not in service.log
+
+
+def test_a_program_whose_twistd_looks_at_a_pid_file_says_at_the_start_what_to_do(service):
+    """
+    There, no successor could start: that is said at once.
+    """
+    port = freePort()
+    service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
+    service.start(*INSIDE, "carbon", "--pidfile=its.pid", "-n", "--logfile=twistd.log")
+    service.waitFor("generation 1 serves")
+    assert "upgrades will fail, because this program has twistd look at" in service.log
+    assert "its.pid" in service.log

@@ -60,7 +60,7 @@ def daemon(service, *before, app="app.py"):
     """
     where = service.directory
     options = f"--pidfile={where}/twistd.pid --logfile={where}/twistd.log"
-    return f"{' '.join(before) or TWISTD} {options} tableflip --app {app}"
+    return f"{' '.join(before) or TWISTD} {options} tableflip --probation=0 --app {app}"
 
 
 @pytest.mark.parametrize("oldOne", ["stays", "is deleted"])
@@ -83,6 +83,56 @@ def test_a_link_to_the_current_release_is_moved(service, port, oldOne):
             shutil.rmtree(releases / str(generation - 1))
         service.redeploy()
         assert ask(("127.0.0.1", port)) == (str(generation), generation)
+
+
+@pytest.mark.parametrize("oldOne", ["stays", "is deleted"])
+def test_a_directory_that_was_given_is_looked_up_at_each_upgrade(service, port, oldOne):
+    """
+    Where no $PWD says by which name the directory was entered, as under systemd,
+    C{--directory} does; each line of the log that tells of a start names the real one.
+    """
+    releases = service.directory / "releases"
+    current = service.directory / "current"
+    deploy(releases / "1", "1")
+    link(current, releases / "1")
+    service.environment["RELEASE_FILE"] = "release.py"
+    app = f"app.py --directory {current}"
+    start(service, f"cd -P current && unset PWD && exec {daemon(service, app=app)}")
+    assert ask(("127.0.0.1", port)) == ("1", 1)
+    assert f" in {releases}/1 (through {current})" in service.log
+    for generation in (2, 3):
+        deploy(releases / str(generation), str(generation))
+        link(current, releases / str(generation))
+        if oldOne == "is deleted":
+            shutil.rmtree(releases / str(generation - 1))
+        service.redeploy()
+        assert ask(("127.0.0.1", port)) == (str(generation), generation)
+        assert f" in {releases}/{generation} (through {current})" in service.log
+
+
+def test_without_a_name_the_log_says_that_a_release_stays(service, port):
+    """
+    A service whose directory nobody has named is started again in the release that it
+    was started in, and the log says so at the start.
+    """
+    deploy(service.directory / "releases" / "1", "1")
+    link(service.directory / "current", "releases/1")
+    service.environment["RELEASE_FILE"] = "release.py"
+    start(service, f"cd -P current && unset PWD && exec {daemon(service)}")
+    started = service.log.partition("an upgrade starts ")[2].partition("\n")[0]
+    assert started.endswith(f" in {service.directory}/releases/1")
+
+
+@pytest.mark.parametrize("given", ["current", "/no/such/directory"])
+def test_a_directory_that_is_none_is_refused_at_the_start(service, given):
+    """
+    As is a relative one, which the successor would look for in itself.
+    """
+    (service.directory / "current").mkdir()
+    done = service.run(TWISTD, "-n", "tableflip", "--directory", given, "--app", "web")
+    assert done.returncode == 1
+    assert "directory" in done.stdout + done.stderr
+    assert given in done.stdout + done.stderr
 
 
 def test_a_program_is_named_through_the_link(service, port):

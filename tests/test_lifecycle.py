@@ -7,11 +7,10 @@ import inspect
 from inspect import getmembers, isfunction
 
 import pytest
-from automat import NoTransition
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from txtableflip._lifecycle import INPUTS, STATES, TABLE, Lifecycle, begin
+from txtableflip._lifecycle import INPUTS, TABLE, Lifecycle, begin
 from txtableflip._steps import Core, Step, Steps, leave
 from txtableflip.errors import (
     Abandoned,
@@ -86,7 +85,6 @@ class Process:
         """
         The name of the state that the rules are in.
         """
-        assert self.core.state == self.lifecycle.__automat_transitioner__._state.name
         return self.core.state
 
     def tell(self, *inputs):
@@ -173,7 +171,7 @@ def test_the_table_speaks_of_states_inputs_and_steps_that_there_are():
     follows from a step that raises is an input that is listed in the state that the
     process is in by then, or a step.
     """
-    assert TABLE.keys() == STATES.keys() == WAYS.keys()
+    assert TABLE.keys() == WAYS.keys()
     for state, rows in TABLE.items():
         assert rows.keys() <= set(INPUTS)
         for name, (after, steps) in rows.items():
@@ -214,10 +212,7 @@ def test_what_is_not_listed_changes_nothing(state):
     for name in INPUTS:
         found = process(state)
         before = len(found.log), found.core.wanted, found.core.result
-        try:
-            found.tell(name)
-        except NoTransition:
-            pytest.fail(f"{name} cannot happen in {state}")
+        found.tell(name)
         if name not in TABLE[state]:
             assert found.state == state
             assert (len(found.log), found.core.wanted, found.core.result) == before
@@ -397,21 +392,46 @@ def test_a_step_that_raises_is_replaced_by_what_follows_and_no_more_is_done():
     assert first.tell("ready") == SERVES
 
 
+def test_what_is_said_while_steps_are_done_is_heard_behind_them():
+    """
+    An input that a step leads to finds all steps done, and what that one leads to in
+    turn comes before what was said after it.
+    """
+    parent = process("Upgrading")
+
+    def park():
+        parent.log.append("park")
+        parent.lifecycle.childServing()
+        parent.lifecycle.confirm()
+
+    def beginDrain():
+        parent.log.append("beginDrain")
+        parent.lifecycle.rollback(ERRORS["rollback"])
+
+    parent.park, parent.beginDrain = park, beginDrain
+    assert parent.tell("childReady") == [
+        *("park", "commitChild"),
+        *("watchChild", "beginDrain"),
+        "withdrawChild",
+    ]
+    assert parent.state == "Withdrawing"
+
+
 # -- the stories
 
 SERVES = ["accept", "insistOnPidFile", "finalise", "isReady", "isFinal"]
-RESUMES = ["accept", "insistOnPidFile"]
+RESUMES = ["accept", "cancelDrain", "insistOnPidFile", "takeBack"]
 
 
 def test_the_parents_side_of_an_upgrade_that_succeeds():
     """
-    The parent parks before it commits, keeps its sockets while the child is on
-    probation, and leaves when that is final.
+    The parent parks before it commits, begins to drain and keeps its sockets while
+    the child is on probation, and leaves when that is final.
     """
     parent = process("Serving")
     assert parent.tell("upgrade") == ["startChild"]
     assert parent.tell("childReady") == ["park", "commitChild"]
-    assert parent.tell("childServing") == ["watchChild"]
+    assert parent.tell("childServing") == ["watchChild", "beginDrain"]
     assert parent.tell("confirm") == ["confirmChild", "letGo", "result", "isExiting"]
     assert parent.state == "Replaced"
     assert parent.tell("stop", "rollback", "confirm", "childServing", "childStopping") == []
@@ -424,7 +444,9 @@ def test_the_childs_side_of_an_upgrade_that_succeeds():
     """
     child = Process(BESIDE)
     assert child.tell("ready") == ["sayReady"]
-    assert child.tell("parentCommitted") == ["accept", "takePidFile", "sayServing", "isReady"]
+    assert child.tell("parentCommitted") == [
+        *("learn", "accept", "takePidFile", "sayServing", "isReady")
+    ]
     assert child.tell("upgrade") == ["result fails: OnProbation"]
     assert child.tell("parentConfirmed") == ["finalise", "isFinal"]
     assert child.tell("parentExited", "parentTimedOut") == []
@@ -436,7 +458,7 @@ def test_a_child_that_fails_before_ready_leaves_the_parent_serving():
     The parent never stopped serving, and may try again.
     """
     parent = process("Upgrading")
-    assert parent.tell("childFailed") == ["result fails: ChildExited"]
+    assert parent.tell("childFailed") == ["takeBack", "result fails: ChildExited"]
     assert parent.tell("upgrade") == ["startChild"]
 
 
@@ -475,7 +497,7 @@ def test_a_roll_back_before_the_child_is_ready_ends_it():
     parent = process("Upgrading")
     assert parent.tell("rollback", "confirm") == ["endChild"]
     assert parent.state == "Upgrading"
-    assert parent.tell("childFailed") == ["result fails: ChildExited"]
+    assert parent.tell("childFailed") == ["takeBack", "result fails: ChildExited"]
 
 
 def test_a_child_that_is_withdrawn_stands_by_and_may_serve_again():
@@ -484,7 +506,7 @@ def test_a_child_that_is_withdrawn_stands_by_and_may_serve_again():
     dies, or leaves.
     """
     ends = {
-        "parentCommitted": ["accept", "takePidFile", "sayServing"],
+        "parentCommitted": ["learn", "accept", "takePidFile", "sayServing"],
         "parentExited": [*SERVES[:3], "isFinal"],
         "parentAborted": ["isFinal fails: Abandoned", "isExiting"],
         "parentTimedOut": ["sayRefused", "isFinal fails: ParentTimedOut", "isExiting"],
@@ -518,7 +540,7 @@ def test_what_a_child_on_probation_wants_is_a_wish():
 
 def test_a_child_whose_parent_is_overdue_has_it_end_and_is_final_then():
     """
-    It never makes itself final beside a parent that may take back.
+    It never makes itself final beside a parent that may roll back.
     """
     child = process("OnProbation")
     assert child.tell("parentTimedOut") == ["killParent"]
@@ -531,7 +553,7 @@ def test_a_parent_that_cannot_resume_hands_back():
     The child stands by, and is committed again; the caller hears how that ends.
     """
     ends = {
-        "childServing": ["watchChild"],
+        "childServing": ["watchChild", "beginDrain"],
         "childFailed": [*RESUMES, "result fails: ChildExited"],
     }
     for what, expected in ends.items():
@@ -568,7 +590,7 @@ def test_a_parent_that_cannot_hand_over_takes_back(step):
     parent.raising = [step]
     assert parent.tell("childReady")[-2:] == [step, "withdrawChild"]
     assert str(parent.said[-1]) == f"{step} raised"
-    assert parent.tell("childReady")[:2] == RESUMES
+    assert parent.tell("childReady")[: len(RESUMES)] == RESUMES
 
 
 @pytest.mark.parametrize(
@@ -592,7 +614,7 @@ def test_a_child_that_cannot_serve_says_so_after_it_has_parked():
     """
     The parent goes on: so nothing of this process may accept any more.
     """
-    for step in ("accept", "takePidFile", "sayServing"):
+    for step in ("learn", "accept", "takePidFile", "sayServing"):
         child = Process(BESIDE, raising=[step])
         assert child.tell("ready", "parentCommitted")[-6:] == [
             *(step, "park", "sayRefused"),
@@ -781,7 +803,7 @@ def test_the_outcome_of_one_upgrade_is_not_told_twice():
     parent = process("Upgrading")
     parent.tell("childFailed")
     assert parent.tell("redeploy", "childReady", "childServing", "confirm") == [
-        *("startChild", "park", "commitChild", "watchChild"),
+        *("startChild", "park", "commitChild", "watchChild", "beginDrain"),
         *("confirmChild", "letGo", "isExiting"),
     ]
 
@@ -793,10 +815,10 @@ def test_a_child_that_cannot_be_started_is_a_failure_like_any_other():
     """
     parent = process("Serving")
     parent.raising = ["startChild"]
-    assert parent.tell("upgrade") == ["startChild", "result fails: ChildNotStarted"]
+    assert parent.tell("upgrade") == ["startChild", "takeBack", "result fails: ChildNotStarted"]
     assert isinstance(parent.said[-1], ChildNotStarted)
     assert "startChild raised" in str(parent.said[-1])
-    assert parent.tell("redeploy") == ["startChild"]
+    assert parent.tell("redeploy") == ["startChild", "takeBack"]
     assert parent.state == "Serving"
 
 
@@ -812,7 +834,7 @@ def test_a_redeploy_during_an_upgrade_is_done_once_by_whoever_goes_on(phase):
     parent = process(phase)
     assert parent.tell("redeploy", "told") == ["tellChildToRedeploy"]
     assert parent.tell("childFailed")[-2:] == ["result fails: ChildExited", "startChild"]
-    assert parent.tell("childFailed") == []
+    assert parent.tell("childFailed") == ["takeBack"]
     assert parent.state == "Serving"
 
 
@@ -828,7 +850,7 @@ def test_a_redeploy_of_a_child_is_done_by_it_when_that_is_final(state, heard):
     rest = WAYS["OnProbation"][1][len(WAYS[state][1]) :]
     assert "startChild" not in child.tell(*rest)
     assert child.tell("parentConfirmed") == ["finalise", "isFinal", "startChild"]
-    assert child.tell("childFailed") == []
+    assert child.tell("childFailed") == ["takeBack"]
 
 
 def test_a_redeploy_is_not_done_by_who_leaves():

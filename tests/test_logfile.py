@@ -15,7 +15,7 @@ from collections import Counter
 from contextlib import suppress
 
 import pytest
-from processes import APPS, DEADLINE, TWISTD, Clients, ask, connect, until
+from processes import APPS, DEADLINE, TWISTD, Clients, ask, connect, fewOrMany, until
 
 from txtableflip._launch.logfile import SharedLogFile, appendOnly
 from txtableflip.testing._service import freePort, isAlive
@@ -79,9 +79,8 @@ def test_processes_that_write_at_once_lose_no_line(count, rotateLength, tmp_path
     )
     assert contents(tmp_path) == expected
     rotated = len(list(tmp_path.glob("shared.log.*")))
-    size = sum(len(line) + 1 for line in expected)
-    # A file may be longer by what each has written when it is due.
-    assert rotated == 0 if not rotateLength else rotated >= size / (rotateLength + 400) - 1
+    # How much the others write while one rotates, for which nobody waits, is chance.
+    assert rotated == 0 if not rotateLength else rotated > 1
 
 
 @pytest.fixture
@@ -201,7 +200,7 @@ def test_threads_that_write_at_once_lose_no_line(tmp_path):
     for thread in threads:
         thread.start()
     moves = 0
-    while any(thread.is_alive() for thread in threads):
+    while moves == 0 or any(thread.is_alive() for thread in threads):
         with suppress(FileNotFoundError):
             (tmp_path / "shared.log").rename(tmp_path / f"shared.log.moved{moves}")
             moves += 1
@@ -209,7 +208,6 @@ def test_threads_that_write_at_once_lose_no_line(tmp_path):
     assert failures == []
     expected = [f"{name} {number}".encode() for name in "abcd" for number in range(500)]
     assert contents(tmp_path) == Counter(expected)
-    assert moves > 0
 
 
 def test_a_file_that_is_cut_short_goes_on_at_its_end(opened, tmp_path):
@@ -278,48 +276,25 @@ def test_two_who_rotate_for_one_reason_rotate_once(opened, tmp_path):
     assert files(tmp_path) == {"shared.log.1": "1\n", "shared.log": "2\n"}
 
 
-@pytest.mark.process
-def test_rotation_waits_for_the_lock_of_another(opened, tmp_path):
+@pytest.mark.parametrize("kind", [fcntl.LOCK_EX, fcntl.LOCK_SH])
+def test_a_lock_on_the_directory_is_not_waited_for(kind, opened, tmp_path):
     """
-    While another process rotates, nobody else does: the lock is the directory's.
+    While another process rotates, or anybody has a lock on the log's directory, lines go
+    on into the file that is there; the first one after that is in a new file.
     """
-    log = opened()
-    log.write("1\n")
-    script = (
-        "from txtableflip._launch.logfile import SharedLogFile\n"
-        "log = SharedLogFile('shared.log', '.')\n"
-        "print('open', flush=True)\n"
-        "log.rotate()\n"
-        "log.write('2\\n')\n"
-    )
+    log = opened(rotateLength=4)
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        waiting = subprocess.Popen(
-            [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert waiting.stdout.readline() == "open\n"
-            until(lambda: "flock" in kernelStack(waiting.pid), "its waiting for the lock")
-            os.rename(tmp_path / "shared.log", tmp_path / "shared.log.1")
-            fcntl.flock(directory, fcntl.LOCK_UN)
-            assert waiting.wait(DEADLINE) == 0
-        finally:
-            waiting.kill()
-            waiting.communicate()
+        fcntl.flock(directory, kind)
+        log.write("1234\n")
+        log.write("5\n")
+        log.rotate()
+        log.write("6\n")
     finally:
         os.close(directory)
-    assert files(tmp_path) == {"shared.log.1": "1\n", "shared.log": "2\n"}
-
-
-def kernelStack(pid):
-    """
-    Return in which function of the kernel a process waits for a lock, as far
-    as one can see: C{flock} also if it is in the list of who waits.
-    """
-    with open("/proc/locks") as locks:
-        waits = any("->" in line and f" {pid} " in line for line in locks)
-    return "flock" if waits else ""
+    assert files(tmp_path) == {"shared.log": "1234\n5\n6\n"}
+    log.write("7\n")
+    assert files(tmp_path) == {"shared.log.1": "1234\n5\n6\n", "shared.log": "7\n"}
 
 
 def test_no_more_files_are_kept_than_wanted(opened, tmp_path):
@@ -480,11 +455,12 @@ def test_a_daemon_has_no_standard_output_to_log_to(service):
     assert done.stderr.strip() == "Daemons cannot log to stdout, exiting!"
 
 
-def test_no_line_is_lost_over_twenty_upgrades_and_rotations(service):
+@fewOrMany(6, 20)
+def test_no_line_is_lost_over_upgrades_and_rotations(service, upgrades):
     """
     The log and the access log of a site lose and garble nothing while the log
     is rotated by signal, by its size, and by somebody who moves it away, and the
-    service is upgraded twenty times under load.
+    service is upgraded many times under load.
     """
     port = freePort()
     app = service.directory / "site.py"
@@ -522,7 +498,7 @@ def test_no_line_is_lost_over_twenty_upgrades_and_rotations(service):
     service.twistd("tableflip", "--app", "site.py")
     log = service.directory / "twistd.log"
     with Clients(("127.0.0.1", port), 4, asking=askSite) as clients:
-        for number in range(20):
+        for number in range(upgrades):
             clients.waitForMore()
             if number % 3 == 1:
                 os.kill(service.pid, signal.SIGUSR1)

@@ -3,8 +3,6 @@ Processes that hold on to each other: the rules of several generations, joined b
 they say, while any may fail at any step and at any byte (L{modelled}).
 """
 
-from functools import cache
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -25,6 +23,7 @@ from txtableflip._handover.messages import Ready, Redeploy
 from txtableflip._steps import (
     Step,
     accept,
+    cancelDrain,
     confirmChild,
     die,
     finalise,
@@ -61,12 +60,7 @@ def use(monkeypatch, table):
     """
     Have the rules be those of a table.
     """
-    machine, states = _lifecycle._build(table)
-    automaton = machine.__automat_automaton__
-    # It would go through all transitions for each.
-    monkeypatch.setattr(automaton, "outputForInput", cache(automaton.outputForInput))
-    monkeypatch.setattr(_lifecycle, "machine", machine)
-    monkeypatch.setattr(_lifecycle, "STATES", states)
+    monkeypatch.setattr(_lifecycle, "TABLE", table)
 
 
 def serving(generations):
@@ -382,6 +376,16 @@ def aChildThatCannotParkGoesOn(table, monkeypatch):
     It says Ready, and accepts still.
     """
     table["OnProbation"]["parentWithdrew"] = ("AwaitingCommit", [park, sayReady])
+
+
+@story("1 is to serve, and drains", 2, 0, 2)
+def aDrainIsNotCancelled(table, monkeypatch):
+    """
+    Who serves again cuts its connections when their time is over.
+    """
+    for what in ("childReady", "childFailed"):
+        row = table["Withdrawing"][what]
+        table["Withdrawing"][what] = instead(row, cancelDrain)
 
 
 @story("1 waits without a deadline", 2, 1, 1)

@@ -24,6 +24,46 @@ def port(service):
     return number
 
 
+UNWELL = """
+from twisted.internet import reactor
+from txtableflip import currentUpgrader
+name = "unwell"
+
+
+def heard(line):
+    if line == "withdraw":
+        reactor.callLater(0, currentUpgrader().withdraw, "unwell")
+"""
+
+
+def test_who_was_taken_back_and_drains_is_waited_for(service, port):
+    """
+    A release that was withdrawn has connections of its own to finish, and jobs of the
+    next one do not run beside it.
+    """
+    jobs = service.directory / "jobs"
+    first = service.twistd("tableflip", "--probation", "300", "--drain-timeout", "300", *APP)
+    service.release(UNWELL)
+    os.kill(first, signal.SIGHUP)
+    service.waitFor("on probation")
+    staying = Staying(port)
+    assert staying.ask() == 2
+    ask(("127.0.0.1", port), "withdraw")
+    service.waitFor("the old one serves again")
+    service.release(JOB.format(name="3", path=str(jobs)))
+    os.kill(first, signal.SIGHUP)
+    service.waitFor("on probation", 2)
+    third = until(lambda: service.pid != first and service.pid, "the third")
+    os.kill(first, signal.SIGKILL)
+    until(lambda: not isAlive(first), "the end of the first")
+    service.waitFor("generation 2 serves", 2)
+    assert not jobs.exists()
+    assert staying.ask() == 2
+    staying.close()
+    until(jobs.exists, "the job")
+    assert service.processes() == [third]
+
+
 def isRefused(port):
     """
     Return whether nobody listens on a port.
@@ -82,7 +122,7 @@ def test_ten_upgrades_do_not_wait_for_what_drains(service, port):
     """
     jobs = service.directory / "jobs"
     service.release(JOB.format(name="1", path=str(jobs)))
-    pid = service.twistd("tableflip", "--drain-timeout", "300", *APP)
+    pid = service.twistd("tableflip", "--probation", "0", "--drain-timeout", "300", *APP)
     until(jobs.exists, "the first job")
     staying = [Staying(port)]
     with Clients(("127.0.0.1", port), 2) as clients:
@@ -111,7 +151,7 @@ def test_a_middle_one_that_is_killed_does_not_hide_the_oldest(service, port):
     oldest does not think that nobody serves, though who has replaced it is gone.
     """
     jobs = service.directory / "jobs"
-    service.twistd("tableflip", "--drain-timeout", "300", *APP)
+    service.twistd("tableflip", "--probation", "0", "--drain-timeout", "300", *APP)
     first = service.pid
     staying = Staying(port)
     os.kill(first, signal.SIGHUP)
@@ -122,7 +162,7 @@ def test_a_middle_one_that_is_killed_does_not_hide_the_oldest(service, port):
     os.kill(second, signal.SIGHUP)
     service.waitFor("generation 3 serves")
     third = until(lambda: service.pid != second and service.pid, "the third")
-    until(lambda: "draining: 1" in service.log.partition("generation 3 serves")[2], "a drain")
+    service.waitFor("upgrade done", 2)
     os.kill(second, signal.SIGKILL)
     until(lambda: not isAlive(second), "the end of the second")
     os.kill(third, signal.SIGHUP)
@@ -158,15 +198,44 @@ def test_stop_and_start_while_an_old_one_drains(service, port, probation, death)
         service.waitFor("the old one serves again")
         os.kill(first, signal.SIGTERM)
         service.waitFor("stopping once open connections have finished")
+        until(lambda: not service.pidFile.exists(), "the end of the pid file")
     service.waitFor("draining: 1")
-    service.pidFile.unlink(missing_ok=True)
     service.release("name = 'anew'")
-    third = service.twistd("tableflip", *APP)
+    third = service.twistd("tableflip", "--probation", "0", *APP)
     assert third not in (first, second)
     assert ask(("127.0.0.1", port)) == ("anew", 1)
     assert staying.ask() == 1
     staying.close()
     until(lambda: service.processes() == [third], "the end of the first")
+    assert service.pid == third
+
+
+@pytest.mark.parametrize("probation", ["0", "60"])
+@pytest.mark.parametrize("second", ["is told to stop", "crashes, too"])
+def test_stop_and_start_after_the_old_one_has_crashed(service, port, probation, second):
+    """
+    While it drained, or watched: with it goes nothing that the next start needs, nor
+    does the pid file of who has crashed keep that from starting.
+    """
+    first = service.twistd("tableflip", "--probation", probation, *APP)
+    staying = Staying(port)
+    os.kill(first, signal.SIGHUP)
+    new = until(lambda: service.pid != first and service.pid, "a successor")
+    service.waitFor("upgrade done" if probation == "0" else "on probation")
+    os.kill(first, signal.SIGKILL)
+    if second == "crashes, too":
+        os.kill(new, signal.SIGKILL)
+    until(lambda: not isAlive(first), "the end of the first")
+    staying.close()
+    if second == "is told to stop":
+        # It serves alone, and for good.
+        assert ask(("127.0.0.1", port)) == ("1", 2)
+        os.kill(new, signal.SIGTERM)
+    until(lambda: service.processes() == [], "the end of both")
+    service.release("name = 'anew'")
+    third = service.twistd("tableflip", "--probation", "0", *APP)
+    assert third not in (first, new)
+    assert ask(("127.0.0.1", port)) == ("anew", 1)
     assert service.pid == third
 
 
@@ -180,7 +249,9 @@ def test_a_dropped_port_is_free_at_once(service, port):
     (service.directory / "env").write_text(
         f"ENDPOINTS=tableflip:tcp:{port}:interface=127.0.0.1\n"
     )
-    first = service.twistd("tableflip", "--drain-timeout", "300", "--env-file", "env", *APP)
+    first = service.twistd(
+        "tableflip", "--probation", "0", "--drain-timeout", "300", "--env-file", "env", *APP
+    )
     staying = Staying(port)
     os.kill(first, signal.SIGHUP)
     service.waitFor("upgrade done")

@@ -2,12 +2,15 @@
 What users get: names, docstrings, interfaces, and the files of the wheel.
 """
 
+import argparse
 import ast
+import email
 import importlib
 import importlib.util
 import inspect
 import os
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +29,7 @@ from twisted.plugin import IPlugin, getPlugins
 from zope.interface.verify import verifyClass, verifyObject
 
 import txtableflip
-from txtableflip import Upgrader, UpgradeService, _lifecycle, _steps
+from txtableflip import Upgrader, UpgradeService, _lifecycle, _steps, command, run, tap
 from txtableflip._draining.connections import CountedTCPServer
 from txtableflip._handover.channel import Channel, MessageReceiver
 from txtableflip._handover.spawned import Spawned
@@ -59,8 +62,15 @@ def modules():
     """
     Return all modules of the package.
     """
-    found = pkgutil.walk_packages(txtableflip.__path__, "txtableflip.")
-    return [txtableflip, *(importlib.import_module(each.name) for each in found)]
+    found = [txtableflip]
+    for each in pkgutil.walk_packages(txtableflip.__path__, "txtableflip."):
+        try:
+            found.append(importlib.import_module(each.name))
+        except ModuleNotFoundError as error:
+            # An older Twisted does not have it, and does not need what knows of it.
+            if error.name != "twisted.web._websocket_impl":
+                raise
+    return found
 
 
 # -- names
@@ -73,11 +83,12 @@ def test_the_public_names_are_all_there_and_in_order():
     """
     names = txtableflip.__all__
     assert names == sorted(set(names))
-    present = {
-        name
-        for name, value in vars(txtableflip).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    }
+    (shown,) = [
+        each
+        for each in ast.parse(inspect.getsource(txtableflip)).body
+        if isinstance(each, ast.If) and ast.unparse(each.test) == "TYPE_CHECKING"
+    ]
+    present = {alias.name for each in shown.body for alias in each.names}
     assert present == set(names)
 
 
@@ -239,6 +250,32 @@ def test_the_announcements_are_what_twisted_looks_for():
     assert command.makeService.__module__ == "txtableflip.tap"
 
 
+# -- the version
+
+
+@pytest.mark.parametrize("options", [tap.Options, run.Options])
+def test_the_version_is_that_of_the_distribution(options, capsys):
+    """
+    C{--version} of C{twistd tableflip} and of C{python -m txtableflip} says which
+    version of txtableflip this is, and not which one of Twisted.
+    """
+    assert txtableflip.__version__ == metadata.version("txtableflip")
+    with pytest.raises(SystemExit) as exited:
+        options().parseOptions(["--version"])
+    assert exited.value.code == 0
+    assert capsys.readouterr().out == f"txtableflip {txtableflip.__version__}\n"
+
+
+def test_the_command_says_its_version(capsys):
+    """
+    C{tableflip --version} does, too.
+    """
+    with pytest.raises(SystemExit) as exited:
+        command.main(["--version"])
+    assert exited.value.code == 0
+    assert capsys.readouterr().out == f"txtableflip {txtableflip.__version__}\n"
+
+
 # -- files
 
 
@@ -270,10 +307,11 @@ def copy(tmp_path_factory):
     A copy of the checkout, with what a machine may have left in it.
     """
     checkout = findCheckout()
-    if importlib.util.find_spec("hatchling") is None:
-        pytest.skip("hatchling, which builds the wheel, is not installed")
+    for needed in ("hatchling", "hatch_fancy_pypi_readme"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed}, which builds the wheel, is not installed")
     made = tmp_path_factory.mktemp("copy")
-    for name in ("src", "twisted", "tests"):
+    for name in ("src", "twisted", "tests", "share"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(checkout / name, made / name, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore"):
@@ -321,19 +359,41 @@ def test_the_wheel_has_the_package_the_plugin_and_nothing_else(copy, wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     about = {name for name in names if name.split("/")[0].endswith(".dist-info")}
+    shared = {name for name in names if name.split("/")[0].endswith(".data")}
     package = {
         str(path.relative_to(copy / "src"))
         for path in (copy / "src" / "txtableflip").rglob("*")
         if path.name == "py.typed" or path.suffix == ".py"
     }
     assert {"txtableflip/__init__.py", "txtableflip/py.typed"} <= package
-    assert names - about == package | {"twisted/plugins/txtableflip_plugin.py"}
+    plugin = "twisted/plugins/txtableflip_plugin.py"
+    assert names - about - shared == package | {plugin}
+    assert {name.partition("/data/share/")[2] for name in shared} == SHARED
     assert {name.partition("/")[2] for name in about} == {
         "METADATA",
         "RECORD",
         "WHEEL",
+        "entry_points.txt",
         "licenses/LICENSE",
     }
+
+
+def test_what_pypi_shows_leads_somewhere(wheel):
+    """
+    Each link of the long description is absolute, and names a file that there is.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        about = email.message_from_bytes(archive.read(name))
+    assert about["Author"] == "The txtableflip developers"
+    urls = dict(url.split(", ") for url in about.get_all("Project-URL"))
+    links = re.findall(r"\]\(([^)]*)\)", about.get_payload())
+    assert len(links) > 20
+    for link in links:
+        assert link.startswith("https://"), link
+        if link.startswith(urls["Source"]):
+            path = link.removeprefix(urls["Source"]).partition("main/")[2]
+            assert (findCheckout() / path.partition("#")[0]).exists(), link
 
 
 def test_the_source_distribution_has_the_tests_and_no_cache(copy, tmp_path):
@@ -383,3 +443,73 @@ def test_twistd_finds_what_the_wheel_installs(wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     commands = [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
     assert {"tableflip", "web"} <= set(commands)
+
+
+# -- what is installed beside the package
+
+SHARED = {
+    "man/man1/tableflip.1",
+    "man/man1/twistd-tableflip.1",
+    "man/man1/txtableflip.1",
+    "bash-completion/completions/tableflip",
+    "zsh/site-functions/_tableflip",
+}
+
+
+def optionsOf(parser):
+    """
+    Return the commands and the long options of a parser of argparse's.
+    """
+    for action in parser._actions:
+        yield from (word for word in action.option_strings if word.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                yield name
+                yield from optionsOf(child)
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_the_manual_pages_and_the_completions_have_every_option(name):
+    """
+    None is missing: C{make share} makes them anew.
+    """
+    text = (findCheckout() / "share" / name).read_text().replace("\\-", "-")
+    if "twistd" in name:
+        expected = {f"--{word.rstrip('=')}" for word in tap.Options().longOpt}
+    elif "txtableflip" in name:
+        expected = {f"--{word.rstrip('=')}" for word in run.Options().longOpt}
+    else:
+        expected = set(optionsOf(command._parser([])))
+        assert {"upgrade", "--dry-run"} <= expected
+    expected -= {"--help"}
+    assert {word for word in expected if word not in text} == set()
+    if name.startswith("man"):
+        assert f"txtableflip {txtableflip.__version__}" in text
+
+
+COMPLETE = """
+source {script}
+COMP_WORDS=({words}) COMP_CWORD={last}
+COMPREPLY=()
+complete=$(complete -p tableflip | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+$complete tableflip "${{COMP_WORDS[COMP_CWORD]}}"
+echo "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("tableflip up", "upgrade"), ("tableflip upgrade --dr", "--dry-run --drain-timeout")],
+)
+def test_bash_completes(words, expected):
+    """
+    A command by its first letters, and an option of it.
+    """
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash")
+    script = findCheckout() / "share" / "bash-completion" / "completions" / "tableflip"
+    code = COMPLETE.format(script=script, words=words, last=len(words.split()) - 1)
+    done = subprocess.run([bash, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == expected.split(), done.stderr

@@ -2,6 +2,7 @@
 What a child believes, and what it makes of what its parent sends.
 """
 
+import gc
 import os
 import socket
 import struct
@@ -18,6 +19,7 @@ from twisted.python.failure import Failure
 from txtableflip._handover.frames import MAX_FRAME, FrameReader, divide, writeFrame
 from txtableflip._handover.manifest import Entry, Identity, Key, UnknownEntry
 from txtableflip._handover.messages import (
+    CAPABILITIES,
     Abort,
     Commit,
     Confirm,
@@ -35,11 +37,11 @@ from txtableflip._handover.messages import (
 from txtableflip._handover.parent import (
     CONFIRM_TIMEOUT,
     _distrust,
-    _peerOf,
     findParent,
     receiveManifest,
 )
 from txtableflip._journal import Hearing, Journal, ProcessLogger
+from txtableflip._kernel import peerOf
 from txtableflip._launch.origin import CHANNEL_VARIABLE
 from txtableflip._launch.origin import recordChannel as takeChannel
 from txtableflip._sockets.inventory import identify
@@ -50,6 +52,8 @@ def openDescriptors():
     """
     Count the descriptors of this process.
     """
+    # What other tests have left is closed when it is collected, and not meanwhile.
+    gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -369,7 +373,7 @@ def test_a_child_greets_with_the_version_that_both_speak(begun):
     """
     The lower one of the two newest is named in the first frame.
     """
-    assert begun[1].recv(999) == encode(Hello(os.getpid(), 1, Range(1, 1), ("probation",)))
+    assert begun[1].recv(999) == encode(Hello(os.getpid(), 1, Range(1, 1), CAPABILITIES))
 
 
 def test_a_parent_that_says_nothing_is_given_up_after_the_deadline(begun):
@@ -505,6 +509,21 @@ def test_a_child_on_probation_waits_so_long_for_the_decision(begun):
     assert heard == ["parentCommitted", "parentTimedOut"]
 
 
+def test_a_parent_that_cannot_be_ended_is_tried_again(begun, monkeypatch):
+    """
+    Nobody may wait for ever: it is overdue again after the same time.
+    """
+    tell(begun, Commit(5.0))
+    reactor, _, heard, parent = begun
+    monkeypatch.setattr(parent._process, "_fileno", -1)
+    for times in (1, 2):
+        reactor.turn(5 + CONFIRM_TIMEOUT + 0.1)
+        reactor.turn(times=3)
+        assert heard == ["parentCommitted", *["parentTimedOut"] * times]
+        with pytest.raises(OSError):
+            parent.kill()
+
+
 def test_a_child_that_stands_by_again_waits_as_before(begun):
     """
     It is committed again, or aborted, within the time of the upgrade.
@@ -546,7 +565,7 @@ def test_wishes_are_sent_up(begun):
 @pytest.mark.parametrize("can", [(), ("novelty",)], indirect=True)
 def test_below_a_parent_of_the_release_before_serving_is_final(begun):
     """
-    It never takes back, and never says so; no wish is sent up; and what has come of
+    It never rolls back, and never says so; no wish is sent up; and what has come of
     it is heard first.
     """
     for wish in WISHES:
@@ -590,11 +609,47 @@ def test_the_end_of_the_parent_is_final(begun):
     assert reactor.getDelayedCalls() == []
 
 
+@pytest.fixture
+def living(begun):
+    """
+    What C{begun} is, and the process that is the parent.
+    """
+    with subprocess.Popen(["sleep", "600"]) as process:
+        begun[3]._process.close()
+        begun[3]._process.__init__(process.pid)
+        yield (*begun, process)
+        process.kill()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_parent_that_closes_the_channel_has_ended_when_it_has(living, ends):
+    """
+    Until then it may accept: if it lives on for some seconds, this process must not
+    serve; and it is gone when it has ended in the end.
+    """
+    reactor, ours, heard, parent, process = living
+    ours.close()
+    reactor.turn(times=3)
+    assert heard == []
+    if not ends:
+        reactor.turn(2.1)
+        reactor.turn(times=3)
+        assert heard == ["quit"]
+    assert parent.isGone.outcome is None
+    process.kill()
+    process.wait(DEADLINE)
+    reactor.turn()
+    assert heard == [*(["quit"] * (not ends)), "parentExited"]
+    assert parent.isGone.outcome
+    assert reactor.getDelayedCalls() == []
+
+
 def test_the_kernel_says_who_made_the_channel(pair):
     """
     Whoever may have started this process in between.
     """
-    assert _peerOf(pair[1]) == (os.getpid(), os.geteuid())
+    assert peerOf(pair[1]) == (os.getpid(), os.geteuid())
 
 
 def test_where_the_kernel_says_nothing_it_is_who_started_this_process(pair, monkeypatch):
@@ -602,7 +657,7 @@ def test_where_the_kernel_says_nothing_it_is_who_started_this_process(pair, monk
     That may be a wrapper.
     """
     monkeypatch.delattr(socket, "SO_PEERCRED")
-    assert _peerOf(pair[1]) == (os.getppid(), os.geteuid())
+    assert peerOf(pair[1]) == (os.getppid(), os.geteuid())
     assert _distrust(pair[1]) is None
 
 
@@ -617,11 +672,13 @@ print("lives")
 OVERDUE = """
 import os, socket, sys
 from txtableflip._handover.messages import Manifest
+from txtableflip._handover.lastwords import LastWords
 from txtableflip._handover.parent import Parent
 sock = socket.socket(fileno=int(sys.argv[1]))
+from unittest.mock import Mock
 from twisted.internet.testing import MemoryReactorClock
-parent = Parent(sock, Manifest(2, 60.0, None, (), stderr=False), None, [])
-parent.connect(MemoryReactorClock(), None)
+parent = Parent(sock, Manifest(2, 60.0, None, (), stderr=False), LastWords(None), [])
+parent.connect(MemoryReactorClock(), Mock())
 print(os.getppid(), flush=True)
 parent.kill()
 """
@@ -637,3 +694,43 @@ def test_a_parent_that_is_overdue_is_ended():
         printed, _ = process.communicate(timeout=DEADLINE)
     assert printed.split() == [str(process.pid)]
     assert process.returncode == -9
+
+
+# -- what has changed since the manifest
+
+
+def test_what_came_with_commit_is_the_rules_to_take(begun):
+    """
+    While they hear of it; what they leave is closed.
+    """
+    reactor, ours, heard, parent = begun
+    entries = tuple(entry(number, 2) for number in range(2))
+    taken = []
+    before = openDescriptors()
+    send(ours, Commit(5.0, entries), [2, 2])
+    reactor.turn(times=4)
+    assert (heard, openDescriptors()) == (["parentCommitted"], before)
+    parent._lifecycle.parentCommitted = lambda: taken.append(parent.takeNews())
+    send(ours, Commit(5.0, entries), [2, 2])
+    reactor.turn(times=4)
+    [news] = taken
+    assert news.entries == entries
+    assert [identify(fileno) for fileno in news.descriptors] == [identify(2)] * 2
+    for fileno in news.descriptors:
+        os.close(fileno)
+    assert openDescriptors() == before
+
+
+@pytest.mark.parametrize(("said", "count"), [(0, 1), (1, 0), (1, 2), (300, 299)])
+def test_a_commit_with_another_number_of_descriptors_than_it_says_is_refused(
+    begun, said, count
+):
+    """
+    They are closed, and the parent counts as garbled.
+    """
+    reactor, ours, heard, _ = begun
+    before = openDescriptors()
+    entries = tuple(entry(number, 2) for number in range(said))
+    send(ours, Commit(5.0, entries), [2] * count)
+    reactor.turn(times=6)
+    assert (heard, openDescriptors()) == (["quit"], before)

@@ -1,5 +1,5 @@
 """
-The time in which a child may be taken back, who asks how it is, and how a process is
+The time in which a child may be rolled back, who asks how it is, and how a process is
 known by its descriptor.
 """
 

@@ -232,7 +232,7 @@ def test_every_datagram_is_answered_once_over_upgrades(service):
     """
     port = freePort()
     service.environment["PORT"] = str(port)
-    service.twistd("tableflip", "--app", str(APPS / "datagrams.py"))
+    service.twistd("tableflip", "--drain-timeout", "1", "--app", str(APPS / "datagrams.py"))
     answers = Counter()
     generations = []
     sent = 0

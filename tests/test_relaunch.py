@@ -13,13 +13,22 @@ from commandlines import FOREGROUND, parse
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from processes import DEADLINE
+from twisted.application import app
 from twisted.application.app import ApplicationRunner
+from twisted.python import usage
 
 from txtableflip._launch import origin
 from txtableflip._launch.chosen import findLauncher
 from txtableflip._launch.command import Command
-from txtableflip._launch.origin import CHANNEL_VARIABLE, recordDirectory
-from txtableflip._launch.twistd import Twistd, keepInForeground
+from txtableflip._launch.origin import (
+    CHANNEL_VARIABLE,
+    UNDO_VARIABLE,
+    parseEnviron,
+    recordDirectory,
+    recordEnvironment,
+    recordProgram,
+)
+from txtableflip._launch.twistd import Twistd, TwistdInside, keepInForeground
 
 FLAGS = ["-n", "--nodaemon", "--nodae", "-o", "--no_save", "--euid", "--syslog", "-e"]
 VALUED = ["-l", "--logfile", "--logf", "--pidfile", "--pidf", "-d", "--umask", "-y", "-u"]
@@ -163,6 +172,7 @@ def test_what_systemd_says_to_one_process_is_not_passed_on():
     and nothing that was meant for our process id.
     """
     ours = dict.fromkeys(("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"), "1")
+    ours |= {"SYSTEMD_EXEC_PID": "1", "MAINPID": "1"}
     ours |= {"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "5", "PWD": "/old"}
     assert Command("/bin/x", (), "/new").environment(ours) == {
         "NOTIFY_SOCKET": "/run/n",
@@ -170,6 +180,146 @@ def test_what_systemd_says_to_one_process_is_not_passed_on():
         "PWD": "/new",
         CHANNEL_VARIABLE: "3",
     }
+
+
+# -- the environment
+
+
+@given(
+    st.dictionaries(
+        st.binary(min_size=1).filter(lambda name: not {0, 61} & set(name)),
+        st.binary().filter(lambda value: 0 not in value),
+    )
+)
+def test_every_environment_is_read_as_python_reads_it(variables):
+    """
+    Whatever bytes there are in it, it comes out as os.environ would have it.
+    """
+    text = b"".join(name + b"=" + value + b"\0" for name, value in variables.items())
+    expected = {os.fsdecode(name): os.fsdecode(value) for name, value in variables.items()}
+    assert parseEnviron(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"my server: port 80\0",
+        b"my server: a=b\0\0\0\0",
+        b"erver: a=b",
+        b"\0\0",
+        b"A=1\0\0",
+        b"=1\0",
+    ],
+)
+def test_a_title_that_was_written_over_the_environment_is_not_taken_for_it(text, tmp_path):
+    """
+    What the kernel shows may be the title that the process has given itself, and
+    zeros: then the environment counts that the process has.
+    """
+    with pytest.raises(ValueError):
+        parseEnviron(text)
+    (tmp_path / "environ").write_bytes(text)
+    found = recordEnvironment({"A": "now", CHANNEL_VARIABLE: "3"}, str(tmp_path / "environ"))
+    assert found == {"A": "now"}
+
+
+def test_a_watchdog_that_waits_for_another_process_is_nobody_elses(tmp_path):
+    """
+    Neither ours nor a successor's, which is not told whom it waits for.
+    """
+    for pid, kept in ((os.getpid(), {"WATCHDOG_PID", "WATCHDOG_USEC"}), (1, {"WATCHDOG_PID"})):
+        current = {"WATCHDOG_PID": str(pid), "WATCHDOG_USEC": "5"}
+        assert set(recordEnvironment(current, str(tmp_path / "nosuch"))) == kept
+
+
+@pytest.mark.parametrize("value", ["", "4x", "-1", "999999", "99999999999999999999"])
+def test_what_is_not_a_pipe_is_not_a_keepers(value):
+    """
+    It is ignored, and no process that this one starts sees it.
+    """
+    environment = {origin.KEEPER_VARIABLE: value}
+    assert origin.recordKeeper(environment) is None
+    assert environment == {}
+
+
+def test_where_nothing_shows_the_first_environment_the_present_one_counts(tmp_path):
+    """
+    Without /proc the environment is that at the import; and it is copied.
+    """
+    current = {"A": "1"}
+    found = recordEnvironment(current, str(tmp_path / "nosuch"))
+    current["A"] = "2"
+    assert found == {"A": "1"}
+
+
+NAMES = st.sampled_from(["A", "B", "C", "PATH", "PWD", "é", "\udc80"])
+VALUES_SET = st.text("ab'é\udc80")
+VARIABLES = st.dictionaries(NAMES, VALUES_SET)
+FILES = st.dictionaries(st.sampled_from(["A", "B", "PATH", "PWD", "D"]), VALUES_SET)
+
+
+@given(VARIABLES, st.lists(FILES, min_size=1, max_size=4))
+def test_each_generation_has_the_first_ones_environment_and_what_the_file_says_then(
+    tmp_path_factory, first, files
+):
+    """
+    Whatever the file has said before, a name that it does not name any more is gone,
+    or what it was in the first generation; and nothing accumulates.
+    """
+    where = tmp_path_factory.getbasetemp()
+    file, environ = where / "file", where / "environ"
+    known = dict(first)
+    for said in files:
+        lines = [f'{name}="{value}"\n' for name, value in said.items()]
+        file.write_text("".join(lines), errors="surrogateescape")
+        childs = Command("/bin/x", (), "/new", str(file)).environment(known)
+        own = {"PWD": "/new", CHANNEL_VARIABLE: "3"}
+        shown = {name: value for name, value in childs.items() if name != UNDO_VARIABLE}
+        assert shown == {**first, **said, **own}
+        # What the child's application does to it changes nothing.
+        environ.write_bytes(
+            b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in childs.items())
+        )
+        now = {UNDO_VARIABLE: childs.get(UNDO_VARIABLE, "{}"), "A": "made up"}
+        known = recordEnvironment(now, str(environ))
+        assert now == {"A": "made up"}
+        known = {**known, "PWD": first["PWD"]} if "PWD" in first else known
+        assert {**first, "PWD": ""} == {**known, "PWD": ""}
+
+
+@pytest.mark.parametrize("undo", ["", "x", "[]", "1", '{"A": 5}', '"A"'])
+def test_an_undo_that_is_nonsense_undoes_nothing_else(undo, tmp_path):
+    """
+    Whoever sets our variable by himself has the environment that he has.
+    """
+    (tmp_path / "environ").write_bytes(b"B=1\0")
+    assert recordEnvironment({UNDO_VARIABLE: undo}, str(tmp_path / "environ")) == {"B": "1"}
+
+
+# -- the program
+
+
+def test_a_python_that_knows_where_it_is_is_believed():
+    """
+    Also if that is a link, as in a virtual environment.
+    """
+    assert recordProgram(sys.executable, "python3") == (sys.executable, None)
+
+
+@pytest.mark.parametrize(
+    ("executable", "name"),
+    [
+        ("", "myservice"),
+        (None, "myservice"),
+        ("/bin/sh", "sh"),
+        ("/no/such/python", "/no/such/python"),
+    ],
+)
+def test_a_python_that_looks_for_itself_in_vain_is_found(executable, name):
+    """
+    By what it was called it finds nothing, or something else.
+    """
+    assert recordProgram(executable, name) == (os.path.realpath(sys.executable), name)
 
 
 def test_where_we_are_already_needs_no_detour(tmp_path, monkeypatch):
@@ -233,6 +383,29 @@ class Runner(ApplicationRunner):
         return do()
 
 
+class Config(dict):
+    """
+    The options of twistd, as far as anybody here asks for them.
+    """
+
+
+class NoOptions(usage.Options):
+    """
+    What reads the command line of twistd, and finds nothing.
+    """
+
+    def parseOptions(self):
+        super().parseOptions([])
+
+
+def runAsTwistd(runner, do):
+    """
+    Do something where twistd would run an application, with this runner.
+    """
+
+    app.run(lambda config: runner.run(do), NoOptions)
+
+
 @pytest.fixture
 def unknown():
     """
@@ -276,8 +449,11 @@ def test_twistd_is_found_once_and_its_pid_file_taken(unknown, monkeypatch):
     """
     monkeypatch.setattr("txtableflip._launch.twistd.ARGUMENTS", ("-X", "dev", "twistd", "web"))
     monkeypatch.setattr("txtableflip._launch.twistd.PROGRAM_ARGUMENTS", ("web",))
-    runner = Runner({"pidfile": "web.pid"})
-    found = runner.run(findLauncher)
+    # sys.argv is another one: the application may do with that what it likes.
+    runner, launchers = Runner(Config({"pidfile": "web.pid"})), []
+    runner.config.subCommand = "web"
+    runAsTwistd(runner, lambda: launchers.append(findLauncher()))
+    (found,) = launchers
     assert isinstance(found, Twistd)
     assert findLauncher() is found
     arguments = found.command(None, None).arguments
@@ -287,21 +463,37 @@ def test_twistd_is_found_once_and_its_pid_file_taken(unknown, monkeypatch):
     assert runner.config["pidfile"] == ""
 
 
-def test_arguments_that_somebody_has_changed_are_left_alone(monkeypatch):
+@pytest.mark.parametrize(
+    "how", ["arguments of its own", "arguments of its own later", "not the program"]
+)
+def test_where_twistd_has_its_options_from_elsewhere_the_command_line_is_left_alone(
+    unknown, monkeypatch, how
+):
     """
-    Where sys.argv is not the end of what the interpreter was started with, nobody
-    knows which of it is twistd's.
+    Where another program has changed sys.argv, or has given twistd options in another
+    way, the command line is that program's; and a pid file at which twistd looks is
+    told as an obstacle, also when it has been taken over.
     """
+    changed = ("-n", "web") if how == "arguments of its own" else ("web",)
     monkeypatch.setattr("txtableflip._launch.twistd.ARGUMENTS", ("run.py", "web"))
-    monkeypatch.setattr("txtableflip._launch.twistd.PROGRAM_ARGUMENTS", ("-n", "web"))
-    assert Twistd(Runner({})).command(None, None).arguments == ("run.py", "web")
+    monkeypatch.setattr("txtableflip._launch.twistd.PROGRAM_ARGUMENTS", changed)
+    runner, launchers = Runner({"pidfile": "web.pid"}), []
+    if how == "not the program":
+        monkeypatch.setattr(sys, "argv", ["run.py", "web"])
+    run = Runner.run if how == "not the program" else runAsTwistd
+    run(runner, lambda: launchers.append(findLauncher()))
+    (found,) = launchers
+    assert isinstance(found, TwistdInside)
+    assert found.command(None, None).arguments == ("run.py", "web")
+    assert found.takePidFile() == "web.pid"
+    assert "the pid file web.pid" in found.obstacles([])[-1]
 
 
 @pytest.mark.process
 def test_a_log_that_blocks_does_not_keep_a_process_from_being_killed():
     """
-    The watchdog ends a process with its status, also if the last entry in the
-    log cannot be written, as when what hangs holds the lock of the log file.
+    The watchdog ends a process with status 1, also if the last entry in the log
+    cannot be written, as when what hangs holds the lock of the log file.
     """
     program = (
         "import threading\n"
@@ -312,8 +504,9 @@ def test_a_log_that_blocks_does_not_keep_a_process_from_being_killed():
         "stuck = lambda event: lock.acquire()\n"
         "globalLogBeginner.beginLoggingTo([stuck], redirectStandardIO=False)\n"
         "watchdog.LOG_TIMEOUT = 0.1\n"
-        "watchdog.endIn(0.1, 7)\n"
+        "watchdog.Watchdog(list).endIn(0.1)\n"
         "lock.acquire()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], timeout=DEADLINE, check=False)
-    assert done.returncode == 7
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, stderr=subprocess.PIPE, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")

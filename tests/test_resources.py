@@ -13,19 +13,9 @@ from pathlib import Path
 import pytest
 from processes import APPS, DEADLINE, TWISTD, Clients, ask, asOrdinaryUser, until
 
-from txtableflip.testing._service import freePort, stateOf
+from txtableflip.testing._service import stateOf
 
 ANSWERING = str(APPS / "answering.py")
-
-
-@pytest.fixture
-def address(service):
-    """
-    Where the service listens.
-    """
-    port = freePort()
-    service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
-    return "127.0.0.1", port
 
 
 def startAsNobody(service, *options):
@@ -88,11 +78,11 @@ def test_a_machine_without_memory_for_another_process_is_told_of(service, addres
     service.release(
         "name = 'one'\n"
         "from errno import ENOMEM\n"
-        "from twisted.internet import reactor\n"
-        "def spawnProcess(*arguments, **options):\n"
-        "    del reactor.spawnProcess\n"
+        "import os\n"
+        "def spawn(*arguments, **options):\n"
+        "    os.posix_spawnp = posix_spawnp\n"
         "    raise OSError(ENOMEM, 'Cannot allocate memory')\n"
-        "reactor.spawnProcess = spawnProcess\n"
+        "posix_spawnp, os.posix_spawnp = os.posix_spawnp, spawn\n"
     )
     pid = service.twistd("tableflip", "--app", ANSWERING)
     shouldServeOn(service, address, pid, "Cannot allocate memory")

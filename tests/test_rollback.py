@@ -61,13 +61,16 @@ import os, time
 from twisted.internet import reactor
 from txtableflip import currentUpgrader
 name = 'bad'
-currentUpgrader().whenServing().addCallback(lambda _: reactor.callLater({}))
+def later():
+    currentUpgrader().whenServing().addCallback(lambda _: reactor.callLater({}))
+# By strings alone, there is no Upgrader yet.
+reactor.callWhenRunning(later)
 """
 DEATHS = {
     "exits": ("os._exit, 3", "exited with status 3"),
-    "is killed": ("os.kill, os.getpid(), 9", "was ended by SIGKILL"),
+    "is killed": ("os.kill, os.getpid(), 9", "was killed by SIGKILL"),
     "withdraws": (
-        "currentUpgrader().rollback, 'no stock'",
+        "currentUpgrader().withdraw, 'no stock'",
         "asked to be withdrawn: no stock",
     ),
 }
@@ -89,6 +92,9 @@ def test_a_release_that_dies_on_probation_is_replaced_by_the_one_before(watched,
         clients.waitForMore()
     assert not [one for one in clients.failures if "Refused" in one]
     assert len(clients.failures) <= 4
+    if death == "withdraws":
+        # In the log of the process that leaves, too.
+        assert "the parent serves again: asked to be withdrawn: no stock" in watched.log
     watched.release("name = 'good'")
     os.kill(first, signal.SIGHUP)
     until(lambda: ask(watched.address)[0] == "good", "the next release")
@@ -167,3 +173,67 @@ def test_a_signal_on_probation_is_followed_when_it_is_final(watched):
     until(lambda: len(watched.processes()) == 1, "one process", DEADLINE)
     assert ask(watched.address) == ("third", 3)
     assert "generation 4" not in watched.log
+
+
+# -- if nothing is said
+
+WAYS = {
+    "twistd tableflip": (["tableflip", "--app", str(APPS / "answering.py")], ""),
+    "strings alone": (["-y", str(APPS / "answering.py")], ""),
+    "a service": (
+        ["-y", str(APPS / "answering.py")],
+        "from txtableflip import UpgradeService; UpgradeService().startService()\n",
+    ),
+}
+UPGRADING = """
+import time
+from pathlib import Path
+def heard(line):
+    if line == "upgrade":
+        began = time.monotonic()
+        done = currentUpgrader().upgrade()
+        done.addBoth(lambda it: Path("told").write_text(f"{it} {time.monotonic() - began}"))
+"""
+
+
+@pytest.fixture(params=WAYS)
+def patient(request, watched):
+    """
+    A service that says nothing of a probation, started in each way; its first process.
+    """
+    options, more = WAYS[request.param]
+    watched.isHasty = False
+    watched.environment["AUTOMATIC"] = "1"
+    watched.release(
+        f"name = 'first'\nfrom txtableflip import currentUpgrader\n{more}{UPGRADING}"
+    )
+    watched.twistd(*options)
+    return watched
+
+
+def test_if_nothing_is_said_an_upgrade_is_final_after_5_seconds(patient):
+    """
+    Until then the old process is there, whoever asked for the upgrade waits, and the
+    log says so.
+    """
+    first = patient.pid
+    patient.release("name = 'second'")
+    ask(patient.address, "upgrade")
+    patient.waitFor("serves, on probation for 5 s")
+    told = patient.directory / "told"
+    until(lambda: told.exists() and told.read_text(), "the end of the upgrade")
+    result, seconds = told.read_text().split()
+    assert result == "None"
+    assert float(seconds) >= 5
+    until(lambda: not isAlive(first), "the end of the old process")
+    assert ask(patient.address) == ("second", 2)
+
+
+def test_if_nothing_is_said_a_release_that_fails_in_second_3_is_undone(patient):
+    """
+    Nobody has to ask for it.
+    """
+    first = patient.pid
+    patient.release(LATER.format("3, os._exit, 3"))
+    os.kill(first, signal.SIGHUP)
+    serveAgain(patient, first, "exited with status 3")

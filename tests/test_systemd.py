@@ -65,7 +65,8 @@ def manager(tmp_path):
 def test_the_unit_survives_what_its_operator_does(manager):
     """
     Under Type=forking with a PIDFile, the main process follows two reloads that
-    no client notices; a reload with a bad release leaves the unit active and the
+    no client notices, and that wait until the new process serves; a reload with a bad
+    release fails, has its reason in the journal, and leaves the unit active and the
     process the same; a process that is killed is replaced; and a stop ends all.
     """
     done = inside(manager, sys.executable, str(HERE / "driver.py"), str(manager))
@@ -76,8 +77,10 @@ def test_the_unit_survives_what_its_operator_does(manager):
     assert told == {
         "start": "",
         "reload 2": "",
+        "replaced by 2": True,
         "reload 3": "",
-        "failing reload": "",
+        "replaced by 3": True,
+        "failing reload": "Job for web.service failed.",
         "after a failing reload": ["active", True],
         "failures": [],
         "generations": [1, 2, 3],
@@ -86,16 +89,89 @@ def test_the_unit_survives_what_its_operator_does(manager):
     }, shown
 
 
-def test_the_unit_is_that_of_the_readme():
+def run(manager, script, *words):
     """
-    What decides how systemd treats the service is the same in the README and in
-    the unit that is tested.
+    Run a script beside a systemd of its own, and return what it tells, and what to show
+    if that is not as it should be.
+    """
+    done = inside(manager, sys.executable, str(HERE / script), str(manager), *words)
+    log = manager / "twistd.log"
+    shown = done.stdout + done.stderr + (log.read_text()[-9000:] if log.exists() else "no log")
+    assert done.returncode == 0, shown
+    return json.loads(done.stdout), shown
+
+
+def test_what_systemd_stores_refuses_nobody(manager):
+    """
+    Not when the process is killed, nor when the service is restarted; a UNIX path is
+    reached right after that; and after a stop nothing is left.
+    """
+    told, shown = run(manager, "stored.py")
+    assert told == {
+        "start": 0,
+        "killed": ["1", True],
+        "refused": [],
+        "restart": 0,
+        "path": ["1", 3],
+        "refused at a restart": [],
+        "stop": 0,
+        "after the stop": ["inactive", "success"],
+        "left": [False, []],
+        "start again": 0,
+        "afresh": ["1", 1],
+    }, shown
+
+
+def test_the_unit_with_a_keeper_does_what_the_documents_say(manager):
+    """
+    A reload waits for the outcome, and fails with the reason; the main process stays the
+    same, also if what serves is killed; a restart, and the end of the keeper, refuse
+    nobody; and a stop cuts nothing that is under way, whomever systemd tells.
+    """
+    told, shown = run(manager, "kept.py")
+    assert "(phase: initialise); the old one serves on" in told.pop("why"), shown
+    drained = [True, True, 0, "success", []]
+    assert told == {
+        "start": 0,
+        "status": "generation 1 serves",
+        "reload 2": 0,
+        "status 2": "generation 2 serves",
+        "reload 3": 0,
+        "status 3": "generation 3 serves",
+        "bad reload": 1,
+        "after a bad reload": ["active", "running", "success", "exit-code"],
+        "failures": [],
+        "same main process": [True, "0"],
+        "restart": 0,
+        "path": ["4", 5],
+        "after the keeper": "1",
+        "refused": [],
+        "control-group": drained,
+        "mixed": drained,
+        "on probation": drained,
+    }, shown
+
+
+@pytest.mark.parametrize(
+    ("tested", "document"),
+    [
+        ("kept.py", "README.md"),
+        ("kept.py", "docs/supervisors.md"),
+        ("driver.py", "docs/operating.md"),
+    ],
+)
+def test_the_units_are_those_of_the_documents(tested, document):
+    """
+    What decides how systemd treats the service is the same in a document and in the
+    unit that is tested.
     """
     decisive = re.compile(r"^(?:Type|PIDFile|ExecReload|Restart|KillMode)=.*$", re.MULTILINE)
 
     def lines(path):
-        found = decisive.findall(path.read_text())
-        return [re.sub(r"(PIDFile=).*/", r"\1", line) for line in found]
+        # The directories differ.
+        found = decisive.findall(path.read_text().replace("{mode}", "control-group"))
+        return [re.sub(r"(?<==)\S*/|[{}]", "", line) for line in found]
 
-    readme = Path(__file__).parent.parent / "README.md"
-    assert lines(HERE / "driver.py") == lines(readme)
+    wanted = lines(HERE / tested)
+    assert len(wanted) >= 4
+    assert lines(HERE.parent.parent / document) == wanted

@@ -71,7 +71,7 @@ def write(service, files):
     """
     for name, code in files.items():
         path = service.directory / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{SAYING}\n{code}\n")
 
 
@@ -218,21 +218,87 @@ def test_another_twistd_command_is_run_with_its_options(service):
     service.waitFor("generation 2 serves")
 
 
-def test_a_log_observer_of_the_application_is_used(service):
+ASKING = """
+from twisted.application.service import ServiceMaker
+from twisted.python import usage
+
+class Options(usage.Options):
+    def postOptions(self):
+        self.early = self.parent.subCommand, self.parent.subOptions is self
+        self.parent["umask"] = 0o27
+
+def makeService(options):
+    late = options.parent.subCommand, options.parent.subOptions is options
+    return Saying(*options.early, *late, options.parent["umask"])
+
+asking = ServiceMaker("asking", "asking", "Says what twistd's options say.", "asking")
+"""
+
+
+@pytest.mark.parametrize("before", [["asking"], ["tableflip", "--app", "asking"]])
+def test_a_command_finds_in_twistds_options_what_it_would_under_twistd(service, before):
     """
-    An Application's own ILogObserver logs everything, in every generation, and
-    twistd.log is not made.
+    That it is the subcommand, while it parses its options and when it makes its
+    service; and what it changes there is changed.
     """
-    observer = (
+    write(service, {"asking.py": ASKING, "twisted/plugins/asking_plugin.py": ""})
+    plugin = service.directory / "twisted" / "plugins" / "asking_plugin.py"
+    plugin.write_text("from asking import asking")
+    service.environment["PYTHONPATH"] = str(service.directory)
+    done = service.run(TWISTD, "-n", *before)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = (service.directory / "said").read_text()
+    assert said == f"asking True asking True {0o27}\n"
+
+
+IMPORTED = {
+    "twisted.application.service": (
+        "from twisted.application import service\ndef makeService():\n    return Saying('made')"
+    ),
+    "a module of one's own": (
+        "import application\nimport makeService\nservice = Saying('made')"
+    ),
+}
+
+
+@pytest.mark.parametrize("imported", IMPORTED)
+def test_a_module_that_is_imported_is_not_taken_for_the_application(service, imported):
+    """
+    Though it has the name of one of the usual attributes.
+    """
+    write(service, {"app.py": IMPORTED[imported], "application.py": "", "makeService.py": ""})
+    done = foreground(service, "--app", "app")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (service.directory / "said").read_text() == "made\n"
+
+
+OBSERVERS = {
+    "new": (
         "from twisted.logger import ILogObserver, textFileLogObserver\n"
         "application.setComponent(ILogObserver, textFileLogObserver(open('own.log', 'a')))\n"
-    )
+    ),
+    "legacy": (
+        "from twisted.python.log import ILogObserver, FileLogObserver\n"
+        "its = FileLogObserver(open('own.log', 'a')).emit\n"
+        "application.setComponent(ILogObserver, its)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("before", [["tableflip", "--app"], ["--python"]])
+@pytest.mark.parametrize("kind", OBSERVERS)
+def test_a_log_observer_of_the_application_is_used(service, kind, before):
+    """
+    An Application's own ILogObserver, of either kind, logs everything, in every
+    generation, and twistd.log is not made.
+    """
+    observer = OBSERVERS[kind]
     code = (APPS / "answering.py").read_text()
     (service.directory / "app.tac").write_text(code + observer)
     port = freePort()
     service.environment["ENDPOINTS"] = f"tableflip:tcp:{port}:interface=127.0.0.1"
     log = service.directory / "own.log"
-    done = service.run(TWISTD, "tableflip", "--app", "app.tac")
+    done = service.run(TWISTD, *before, "app.tac")
     assert done.returncode == 0, done.stdout + done.stderr
     until(lambda: log.exists() and "generation 1 serves" in log.read_text(), "its start")
     service.redeploy()
@@ -398,7 +464,7 @@ def refusal(*arguments):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("option", ["--upgrade-timeout", "--drain-timeout"])
+@pytest.mark.parametrize("option", ["--upgrade-timeout", "--drain-timeout", "--stop-timeout"])
 @pytest.mark.parametrize("value", ["0", "-0.0", "-1", "nan", "inf", "-inf", "1e999"])
 def test_a_timeout_is_a_positive_number(option, value):
     """
@@ -408,7 +474,7 @@ def test_a_timeout_is_a_positive_number(option, value):
     assert refusal(f"{option}={value}").endswith(text)
 
 
-@pytest.mark.parametrize("option", ["--upgrade-timeout", "--drain-timeout"])
+@pytest.mark.parametrize("option", ["--upgrade-timeout", "--drain-timeout", "--stop-timeout"])
 @pytest.mark.parametrize("value", ["soon", "", "1s", "0x10"])
 def test_a_timeout_is_a_number(option, value):
     """

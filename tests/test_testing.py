@@ -166,14 +166,14 @@ def test_an_upgrade_is_taken_back(fake):
     process serves again when the child stands by.
     """
     fake.ready()
-    with pytest.raises(NotOnProbation):
+    with pytest.raises(NotOnProbation, match="no process here is on probation"):
         fake.rollback("too early")
     upgrade = fake.upgrade()
     fake.childServes()
     assert not upgrade.called
     fake.rollback("the shop is empty")
     assert fake.steps[-1] == "withdrawChild"
-    with pytest.raises(NotOnProbation):
+    with pytest.raises(NotOnProbation, match="being rolled back already"):
         fake.rollback("twice")
     fake.childStandsBy()
     error = outcomeOf(upgrade)
@@ -190,7 +190,7 @@ def test_a_child_is_taken_back(child):
     """
     ready, final = child.ready(), child.whenFinal()
     child.parentCommits()
-    child.rollback("I am not well")
+    child.withdraw("I am not well")
     assert child.steps[-1] == "askToBeWithdrawn"
     child.parentWithdraws()
     assert child.steps[-2:] == ["park", "sayReady"]
@@ -198,6 +198,31 @@ def test_a_child_is_taken_back(child):
     assert outcomeOf(final) == "pending"
     child.parentExits()
     assert outcomeOf(final) is None
+
+
+def test_who_asks_the_wrong_process_is_told_what_the_right_one_does(fake, child):
+    """
+    The old process rolls back, the new one withdraws, and neither when it is final.
+    """
+    fake.ready()
+    fake.upgrade()
+    for ask in (fake.confirm, lambda: fake.withdraw("unwell")):
+        with pytest.raises(NotOnProbation, match="does not serve yet"):
+            ask()
+    fake.childServes()
+    with pytest.raises(NotOnProbation, match=r"old process: rollback\(\)"):
+        fake.withdraw("unwell")
+    fake.confirm()
+    for ask in (fake.confirm, lambda: fake.rollback("unwell")):
+        with pytest.raises(NotOnProbation, match="too late"):
+            ask()
+    child.ready()
+    child.parentCommits()
+    with pytest.raises(NotOnProbation, match=r"new process: withdraw\(\)"):
+        child.rollback("unwell")
+    child.parentConfirms()
+    with pytest.raises(NotOnProbation, match="no process here is on probation"):
+        child.withdraw("unwell")
 
 
 def test_an_upgrade_fails(fake):
@@ -351,7 +376,7 @@ def test_a_service_whose_drain_fails_says_so_and_ends(monkeypatch):
     """
     reactor = MemoryReactorClock()
     fake = FakeUpgrader(reactor)
-    monkeypatch.setattr(fake, "drain", lambda timeout: fail(ValueError("no drain")))
+    monkeypatch.setattr(fake, "drain", lambda *timeouts: fail(ValueError("no drain")))
     heard = []
     monkeypatch.setattr(
         UpgradeService, "_log", Logger(observer=lambda event: heard.append(eventAsText(event)))

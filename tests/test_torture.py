@@ -11,21 +11,35 @@ import sys
 import threading
 from pathlib import Path
 
+import badreleases
 import endurance
+import late
+import overlap
 import programs
 import pytest
 from processes import TWISTD, connect
 
 from txtableflip.testing import MISHAPS, Exchange, Http, Report, Torture, TortureError
 from txtableflip.testing.__main__ import main, parse, questionOf
-from txtableflip.testing._clients import KINDS, Client, Sample
+from txtableflip.testing._clients import KINDS, LASTING, Client, Sample
 from txtableflip.testing._report import Deployment
 from txtableflip.testing._service import Event, Service, environmentOf, freePort
 
 pytestmark = pytest.mark.wheel
 WEB = Path(__file__).parent.parent / "examples" / "web.py"
 LISTEN = "ENDPOINT=tcp:{port}:interface=127.0.0.1"
-COMMAND = ["env", LISTEN, TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--app", str(WEB)]
+QUICKLY = ["--probation", "0"]
+COMMAND = [
+    "env",
+    LISTEN,
+    TWISTD,
+    "--nodaemon",
+    "--pidfile=",
+    "tableflip",
+    *QUICKLY,
+    "--app",
+    str(WEB),
+]
 IMPATIENT = [*COMMAND[:6], "--drain-timeout", "0.001", *COMMAND[6:]]
 
 pytest_plugins = ["pytester"]
@@ -34,16 +48,18 @@ pytest_plugins = ["pytester"]
 @pytest.mark.process
 def test_no_client_can_tell_and_the_report_says_so(tmp_path):
     """
-    A web server survives upgrades, and each mishap, while clients of all kinds
-    ask it; the report has the numbers as a table, as JSON and as a picture.
+    A web server survives upgrades while older generations drain, and each mishap, while
+    clients of all kinds ask it; the report has the numbers as a table, as JSON and as a
+    picture.
     """
     report = Torture(COMMAND, Http(expect="release 1"), upgrades=5 * len(MISHAPS)).run()
     assert report.failures == []
     assert report.upgrades == 5 * len(MISHAPS)
-    assert {one.kind for one in report.samples} == set(KINDS)
+    assert {one.kind for one in report.samples} == {*KINDS, "lasting"}
+    assert max(one.alive for one in report.deployments) >= LASTING + 1
     failed = [one for one in report.deployments if not one.succeeded]
     assert [one.what for one in failed] == [mishap.name for mishap in MISHAPS]
-    reasons = ["exited with status", "ended by SIGKILL", "ended by SIGKILL"]
+    reasons = ["exited with status", *["killed by SIGKILL"] * 3]
     for deployment, reason in zip(failed, reasons, strict=True):
         assert reason in str(deployment)
     checkNumbers(report)
@@ -58,11 +74,12 @@ def checkNumbers(report):
     assert [one["generation"] for one in generations] == list(range(1, report.upgrades + 2))
     assert all(one["answers"] > 0 for one in generations)
     total = len(report.samples)
-    assert sum(one["answers"] for one in generations) == total
-    assert sum(one["answers"] for one in report.perKind()) == total
+    for rows in (generations, report.perKind()):
+        assert sum(one["answers"] + one["lost"] for one in rows) == total
     lines = report.table().splitlines()
-    assert lines[0].split()[:4] == ["generation", "process", "upgrade", "answers"]
-    assert lines[-1] == f"15 upgrades, 3 that failed, {total:,} requests, 0 failures"
+    assert lines[0].split()[:5] == ["generation", "process", "upgrade", "alive", "answers"]
+    lost = f"{report.lost} lost with a process that died, " if report.lost else ""
+    assert lines[-1] == f"20 upgrades, 4 that failed, {total:,} requests, {lost}0 failures"
     read = json.loads(report.json())
     assert read["perGeneration"] == generations
     assert len(read["samples"]) == total
@@ -103,7 +120,7 @@ def test_a_service_that_cuts_connections_is_found_out(capsys):
     options = ["--upgrades", "3", "--clients", "4"]
     assert main(["--expect", "release 1", *options, "--", *IMPATIENT]) == 1
     printed = capsys.readouterr().out
-    assert re.search(r"^ *raw +\d+ +[1-9]", printed, re.MULTILINE), printed
+    assert re.search(r"^ *raw +\d+ +0 +[1-9]", printed, re.MULTILINE), printed
     assert re.search(r"^ *\d+ +\w+(Error|Answer): ", printed, re.MULTILINE), printed
 
 
@@ -126,7 +143,7 @@ def test_a_service_that_does_not_outlive_its_upgrade_is_found_out(tmp_path, caps
     command = [*COMMAND[:-1], str(tmp_path / "web.py")]
     assert main(["--upgrades", "3", "--", *command]) == 1
     printed = capsys.readouterr().out
-    assert re.search(r"no process of the service is left|which served, is no more", printed)
+    assert re.search(r"no process of the service is left|which served, has exited", printed)
     assert re.search(r"^ *1 +\d+ +- +\d", printed, re.MULTILINE)
 
 
@@ -378,6 +395,30 @@ def test_a_sample_belongs_to_who_accepted_its_connection():
     assert (second["answers"], second["failures"], second["upgrade"]) == (1, 1, 1.0)
 
 
+def test_what_was_lost_with_a_process_that_died_as_planned_is_no_failure():
+    """
+    If that may have accepted the connection: one that was made before, or afterwards,
+    or that was refused, has failed; and what was answered is not lost.
+    """
+    start = Deployment("start", Event("serves", 10, 100.0, generation=1))
+    outcome = Event("upgrade failed", 10, 202.0, why="it died")
+    died = Deployment(MISHAPS[-1].name, outcome, 199.0, 1, (200.0, 201.0))
+    samples = [
+        Sample("alone", 200.5, 200.5, 0.001, "ConnectionResetError: reset"),
+        Sample("kept", 200.5, 202.5, 0.001, "WrongAnswer: none"),
+        Sample("alone", 200.5, 200.5, 0.001),
+        Sample("alone", 199.9, 200.5, 0.001, "ConnectionResetError: before"),
+        Sample("alone", 201.1, 201.1, 0.001, "ConnectionResetError: after"),
+        Sample("alone", 200.5, 200.5, 0.001, "ConnectionRefusedError: refused"),
+    ]
+    report = Report(tuple(samples), (start, died))
+    assert report.lost == 2
+    assert [one.rpartition(" ")[2] for one in report.failures] == ["before", "after", "refused"]
+    (row,) = report.perGeneration()
+    assert (row["answers"], row["lost"], row["failures"]) == (1, 2, 3)
+    assert "6 requests, 2 lost with a process that died, 3 failures" in report.summary()
+
+
 @pytest.mark.parametrize(
     ("what", "outcome"), [("upgrade", "upgrade failed"), (MISHAPS[0].name, "serves")]
 )
@@ -415,6 +456,42 @@ def test_a_footprint_that_grows_is_found_out():
     assert len(endurance.differences(first, changed)) == 8
     alike = endurance.Footprint(["pipe:[N]"], 1, ["A=b"], 104, 0, True, ["twistd.log"], 5)
     assert endurance.differences(first, alike) == []
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("act", ["exits", "is not well"])
+def test_bad_releases_leave_nothing_behind(act):
+    """
+    The old process has what it had before, the operator is told why, and the next good
+    release goes in.
+    """
+    rounds = badreleases.tryAct(act, rounds=2, within=0.3)
+    assert [complaint for each in rounds for complaint in each.complaints] == []
+    assert all(each.told for each in rounds)
+    assert all(each.away > 0 for each in rounds)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("ofTwo", [False, True])
+def test_a_late_service_is_upgraded_and_not_without_its_database(ofTwo):
+    """
+    Also if only one of its endpoints is late.
+    """
+    result = late.tryCell(late.Cell(0.5, "--inherit-all", ofTwo, idle=True), upgrades=1)
+    assert result.complaints == []
+    assert "the database is away" in result.reason
+
+
+@pytest.mark.process
+def test_connections_live_to_their_deadlines_or_until_they_are_too_many():
+    """
+    Upgrades go on meanwhile, and whatever waits for all older generations is alone.
+    """
+    chain, jobs, _ = overlap.tryOverlap(upgrades=5, slow=0, drainTimeout=5)
+    assert chain.complaints == []
+    assert chain.most <= overlap.MOST
+    assert len(chain.lives) == 5
+    assert jobs[-1] == "generation 6 works"
 
 
 @pytest.mark.process

@@ -18,8 +18,10 @@ import re
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
-from twisted.logger import Logger, formatEventAsClassicLogText
+from twisted.logger import LogBeginner, Logger, LogPublisher, formatEventAsClassicLogText
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python import threadable, usage
 from twisted.python.components import Componentized
@@ -58,26 +60,38 @@ def lookAt(module, purpose):
 CONNECTIONS = "txtableflip._draining.connections"
 CHANNEL = "txtableflip._handover.channel"
 DATAGRAM = "txtableflip._sockets.datagram"
+FTP = "txtableflip._draining.ftp"
 HTTP1 = "txtableflip._draining.http1"
 HTTP2 = "txtableflip._draining.http2"
 INTERNET = "txtableflip._sockets.internet"
 LOGFILE = "txtableflip._launch.logfile"
+MAIL = "txtableflip._draining.mail"
 SPAWNED = "txtableflip._handover.spawned"
 ENDING = "txtableflip._handover.ending"
+POSIXSPAWN = "txtableflip._handover.posixspawn"
+MOVING = "txtableflip._migration.moving"
+MIGRATING_HTTP = "txtableflip._migration.http1"
+PORTS = "txtableflip._sockets.ports"
 TWISTD = "txtableflip._launch.twistd"
+UNIX_PORT = "txtableflip._sockets.unixport"
 WEBSOCKET = "txtableflip._draining.websocket"
 
 NAMES = [
-    ("twisted.internet.tcp:Server._shouldShutdown", CONNECTIONS, "to close no more than ours"),
     ("twisted.internet.tcp:Port._realPortNumber", DATAGRAM, "as the number that is shown"),
     ("twisted.internet.tcp:Port.transport", CONNECTIONS, "to have connections counted"),
     ("twisted.internet.tcp:Port.createInternetSocket", INTERNET, "to make a socket as Twisted"),
+    ("twisted.internet.tcp:Port._type", PORTS, "to say TLS in the log"),
+    ("twisted.internet.tcp:Port._shouldShutdown", UNIX_PORT, "to close no more than ours"),
+    ("twisted.internet.tcp:_reservedFD", UNIX_PORT, "to close whom there is no descriptor for"),
+    ("twisted.internet.unix:Port._getLogPrefix", UNIX_PORT, "to log its start"),
+    ("twisted.internet.udp:Port._getLogPrefix", DATAGRAM, "to log its start"),
     ("twisted.internet.udp:Port._bindSocket", DATAGRAM, "to give a port its socket"),
     ("twisted.internet.udp:Port._realPortNumber", DATAGRAM, "as the number that is shown"),
     ("twisted.internet.udp:MulticastPort._bindSocket", DATAGRAM, "to give a port its socket"),
     ("twisted.internet.unix:DatagramPort._bindSocket", DATAGRAM, "to give a port its socket"),
     ("twisted.internet.tcp:Connection.bufferSize", CHANNEL, "for how much to read at once"),
-    ("twisted.internet.process:reapAllProcesses", ENDING, "where nobody handles SIGCHLD"),
+    ("twisted.internet.process:reapAllProcesses", SPAWNED, "where nobody handles SIGCHLD"),
+    ("twisted.internet.process:ProcessReader", POSIXSPAWN, "to read what a child writes"),
     ("twisted.application.app:ApplicationRunner.run", TWISTD, "as what is on the stack"),
     ("twisted.scripts._twistd_unix:ServerOptions", TWISTD, "to read a command line as twistd"),
     ("twisted.python.logfile:LogFile._openFile", LOGFILE, "to open a file that is shared"),
@@ -88,6 +102,12 @@ NAMES = [
     ("twisted.web._http2:H2Connection", HTTP2, "to register an adapter for it"),
     ("h2.connection:H2Connection.receive_data", HTTP2, "to hear the answer to a ping"),
     ("hyperframe.frame:GoAwayFrame", HTTP2, "to say GOAWAY without h2's knowledge"),
+    ("twisted.mail.pop3:POP3.blocked", MAIL, "to know that a command is being answered"),
+    ("twisted.mail.imap4:IMAP4Server.blocked", MAIL, "to know the same"),
+    ("twisted.mail.imap4:IMAP4Server.parseState", MAIL, "to know that one is received"),
+    ("twisted.mail.smtp:SMTP.sendCode", MAIL, "to say 421"),
+    ("twisted.protocols.ftp:FTP.paused", FTP, "to know that a command runs"),
+    ("twisted.protocols.ftp:FTP.dtpFactory", FTP, "to know of a transfer that is to come"),
     ("wsproto.utilities:LocalProtocolError", WEBSOCKET, "which wsproto raises when closed"),
     (
         "autobahn.twisted.websocket:WebSocketServerProtocol.sendCloseFrame",
@@ -99,8 +119,37 @@ NAMES = [
         WEBSOCKET,
         "to tell a connection that is open",
     ),
-    ("automat._typed:TypeMachine", "txtableflip._lifecycle", "for mypy"),
-    ("automat._typed:TypedState", "txtableflip._lifecycle", "for mypy"),
+    ("twisted.internet.tcp:Connection._aborting", MOVING, "to leave what is being aborted"),
+    ("twisted.internet.tcp:Connection._writeDisconnecting", MOVING, "as what is half closed"),
+    ("twisted.internet.tcp:Connection._writeDisconnected", MOVING, "as what is half closed"),
+    ("twisted.internet.tcp:Connection.writeSomeData", MOVING, "to collect what is unsent"),
+    ("twisted.internet.tcp:Connection.TLS", MOVING, "to tell what has become TLS"),
+    (
+        "twisted.python.components:globalRegistry",
+        "txtableflip._migration.claims",
+        "to find what is registered for one class",
+    ),
+    ("twisted.web.http:HTTPChannel.clearLineBuffer", MIGRATING_HTTP, "for half a request"),
+    ("twisted.web.http:HTTPChannel.writeHeaders", MIGRATING_HTTP, "to send no second header"),
+    ("twisted.protocols.amp:AMP._currentBox", "txtableflip.amp", "for half a box"),
+    ("twisted.protocols.amp:AMP._currentKey", "txtableflip.amp", "for half a box"),
+    ("twisted.protocols.amp:AMP._outstandingRequests", "txtableflip.amp", "to count calls"),
+    ("twisted.protocols.amp:AMP._locked", "txtableflip.amp", "as what switches protocols"),
+    (
+        "autobahn.twisted.websocket:WebSocketServerProtocol._onOpen",
+        "txtableflip.autobahn",
+        "to begin with what was received",
+    ),
+    (
+        "autobahn.twisted.websocket:WebSocketServerProtocol.SEND_STATE_GROUND",
+        "txtableflip.autobahn",
+        "to tell what is between messages",
+    ),
+    (
+        "twisted.internet.base:_ThreePhaseEvent",
+        "txtableflip._launch.shutdown",
+        "to know which trigger has not finished",
+    ),
     ("sys:_current_frames", "txtableflip._launch.watchdog", "to say what still runs"),
     ("sys:_getframe", TWISTD, "to walk the stack"),
     ("sys:orig_argv", "txtableflip._launch.origin", "as the interpreter's own options"),
@@ -247,19 +296,22 @@ def test_the_reactor_is_told_to_listen_with_the_arguments_that_ours_has():
         )
 
 
-UNIX_PORT = "txtableflip._sockets.unixport"
+LASTWORDS = "txtableflip._handover.lastwords"
 
 ADDED = [
-    (tcp.Server, "accepted since _lingering _linger closeWithoutShutdown", CONNECTIONS),
-    (unix.Server, "accepted since _lingering _linger closeWithoutShutdown", UNIX_PORT),
-    (unix.Server, "_unsent", CHANNEL),
-    (FileDescriptor, "socket factory _clock _transport _sessions _pause _connect", UNIX_PORT),
+    (tcp.Server, "accepted since _lingering _linger", CONNECTIONS),
+    (unix.Server, "accepted since _lingering _linger", UNIX_PORT),
+    (unix.Server, "_unsent hearOut", CHANNEL),
+    (FileDescriptor, "stream _fileno _forget close", LASTWORDS),
+    (FileDescriptor, "_descriptor _ended stop", "txtableflip._handover.pidfd"),
+    (unix.Port, "_name", UNIX_PORT),
     (udp.Port, "adopted", DATAGRAM),
     (unix.DatagramPort, "adopted", DATAGRAM),
     (LogFile, "_size _isMoved _lock", LOGFILE),
     (Logger, "generation", "txtableflip._journal"),
     (ProcessProtocol, "pid hasEnded start signal reap isReaped exitStatus", SPAWNED),
     (ProcessProtocol, "signalNumber lastLines howItEnded _status _whenEnded", SPAWNED),
+    (ProcessProtocol, "readingEnds leaveOutput _printed withStreams stdout", SPAWNED),
     (usage.Options, "upgrader envFile makeApplication _makeUpgrader", "txtableflip.tap"),
 ]
 """
@@ -365,23 +417,6 @@ def test_a_transport_says_that_all_has_been_sent(kind, pair, clock):
 
 
 @KINDS
-@pytest.mark.parametrize("isShared", [False, True])
-def test_a_transport_can_be_told_not_to_shut_down(kind, isShared, pair, clock):
-    """
-    A transport calls shutdown(2) when it closes, unless C{_shouldShutdown} is false.
-    """
-    transport = connect(kind, pair[0], clock)
-    if isShared:
-        transport._shouldShutdown = False
-    transport.connectionLost(Failure(error.ConnectionDone()))
-    try:
-        ended = pair[1].recv(1) == b""
-    except BlockingIOError:
-        ended = False
-    assert ended is not isShared, lookAt(CONNECTIONS, "_shouldShutdown decides on shutdown(2)")
-
-
-@KINDS
 def test_an_abort_takes_effect_in_the_next_turn(kind, pair, clock):
     """
     An aborted transport is lost in a turn of its own, by a call without a delay.
@@ -405,7 +440,7 @@ def test_what_a_protocol_hears_can_be_replaced(kind, pair, clock):
     pair[1].send(b"late")
     transport.doRead()
     assert instead == [b"late"], lookAt(
-        "txtableflip._draining.drain", "dataReceived can be replaced in the protocol"
+        "txtableflip._draining.goodbyes", "dataReceived can be replaced in the protocol"
     )
 
 
@@ -436,10 +471,10 @@ def test_a_wrapper_lets_through_what_it_does_not_have(pair, clock):
     inner.dataReceived = instead.append
     wrapper.dataReceived(b"late")
     assert instead == [b"late"], lookAt(
-        "txtableflip._draining.drain", "a wrapper looks up dataReceived for each piece"
+        "txtableflip._draining.goodbyes", "a wrapper looks up dataReceived for each piece"
     )
     assert wrapper.wrappedProtocol is inner, lookAt(
-        "txtableflip._draining.drain", "wrappedProtocol is what is wrapped"
+        "txtableflip._draining.goodbyes", "wrappedProtocol is what is wrapped"
     )
 
 
@@ -450,7 +485,7 @@ def test_whoever_has_tls_is_wrapped():
     from twisted.protocols import tls  # noqa: PLC0415
 
     assert issubclass(tls.TLSMemoryBIOProtocol, ProtocolWrapper), lookAt(
-        "txtableflip._draining.drain", "TLS is a ProtocolWrapper"
+        "txtableflip._draining.goodbyes", "TLS is a ProtocolWrapper"
     )
     parameters = [*inspect.signature(tls.TLSMemoryBIOFactory).parameters]
     assert parameters[:3] == ["contextFactory", "isClient", "wrappedFactory"], lookAt(
@@ -770,19 +805,30 @@ def test_a_port_that_is_not_started_knows_its_address(clock):
                 assert sock.gettimeout() == 0, lookAt(INTERNET, "its socket does not block")
 
 
-def test_a_transport_shows_the_number_of_any_port(pair, clock):
+def test_a_unix_port_that_is_started_in_another_way_accepts(tmp_path, clock):
     """
-    The transport of a connection asks what accepted it for C{_realPortNumber}, and for no
-    more.
+    With what its start gives it, a UNIX port accepts, and closes its socket without
+    shutdown(2) if it is told so.
     """
-
-    class AnyPort:
-        _realPortNumber = None
-
-    made = unix.Server(pair[0].dup(), Keeping(), None, AnyPort(), 1, clock)
-    assert "Keeping" in repr(made), lookAt(
-        "txtableflip._sockets.unixport", "a port of ours needs no more than _realPortNumber"
-    )
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "s"))
+    sock.listen()
+    sock.setblocking(False)
+    port, built = unix.Port(str(tmp_path / "s"), Factory(), reactor=clock), []
+    port.factory.buildProtocol = built.append
+    port.socket, port.fileno, port.connected = sock, sock.fileno, True
+    port.numberAccepts = 100
+    port._shouldShutdown = False
+    with socket.socket(socket.AF_UNIX) as client, sock.dup() as shared:
+        client.connect(str(tmp_path / "s"))
+        port.doRead()
+        assert len(built) == 1, lookAt(UNIX_PORT, "a port accepts from what it was given")
+        tcp.Port.connectionLost(port, Failure(main.CONNECTION_DONE))
+        assert sock.fileno() == -1, lookAt(UNIX_PORT, "a port closes what it was given")
+        assert (tmp_path / "s").exists(), lookAt(UNIX_PORT, "a port leaves its path alone")
+        with socket.socket(socket.AF_UNIX) as another:
+            another.connect(str(tmp_path / "s"))
+        assert shared.accept(), lookAt(UNIX_PORT, "a port leaves its socket to others")
 
 
 def test_a_lock_beside_a_path_is_a_link_to_who_has_it(tmp_path, clock):
@@ -1265,6 +1311,59 @@ def test_a_process_is_known_before_it_is_waited_for(monkeypatch):
     maker.pid = None
     with pytest.raises(error.ProcessExitedAlready):
         maker.signalProcess("TERM")
+
+
+def test_the_pipes_of_a_process_are_known_by_the_numbers_that_they_have_there():
+    """
+    Each has a descriptor, and can be closed alone.
+    """
+    from twisted.internet import process  # noqa: PLC0415
+
+    assert "self.pipes[" in inspect.getsource(process.Process.__init__), lookAt(
+        SPAWNED, "pipes is by number"
+    )
+    closed = inspect.getsource(process.Process.closeChildFD)
+    assert "self.pipes[" in closed, lookAt(SPAWNED, "closeChildFD() closes our end")
+    assert process.ProcessReader.fileno, lookAt(SPAWNED, "a pipe has a descriptor")
+
+
+@pytest.mark.process
+def test_the_end_of_a_pipe_is_done_and_that_of_a_reactor_is_lost():
+    """
+    So what is read knows whether there is nobody left who writes.
+    """
+    code = (
+        "import os, sys\nfrom twisted.internet import abstract, reactor\n"
+        "class Reader(abstract.FileDescriptor):\n"
+        "    def __init__(self, n): super().__init__(reactor); self.fileno = lambda: n\n"
+        "    def doRead(self): from twisted.internet import main; return main.CONNECTION_DONE\n"
+        "    def connectionLost(self, why): print(type(why.value).__name__, flush=True)\n"
+        "done, theirs = os.pipe()\nos.close(theirs)\nlasts, theirs = os.pipe()\n"
+        "for n in (done, lasts): Reader(n).startReading()\n"
+        "reactor.callLater(0.2, reactor.stop)\nreactor.run()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["ConnectionDone", "ConnectionLost"], lookAt(
+        LASTWORDS, "a reactor that shuts down loses what it reads"
+    )
+
+
+def test_it_can_be_known_whether_somebody_has_begun_to_log():
+    """
+    Until then there is an observer that only keeps.
+    """
+    publisher = LogPublisher()
+    beginner = LogBeginner(publisher, io.StringIO(), sys, warnings)
+    unlogged = "txtableflip._launch.unlogged"
+    assert beginner._temporaryObserver is not None, lookAt(unlogged, "nobody has begun")
+    shown = warnings.showwarning
+    try:
+        beginner.beginLoggingTo([], redirectStandardIO=False)
+    finally:
+        warnings.showwarning = shown
+    assert beginner._temporaryObserver is None, lookAt(unlogged, "somebody has")
 
 
 # -- Python

@@ -1,6 +1,6 @@
 """
-One chain of upgrades under load, as long as one likes: what a process has at the
-end is what it had after the third.
+One chain of upgrades by the tableflip command, under load, as long as one likes: what a
+process has at the end is what it had after the third.
 
     python torture/endurance.py             # 1,000 upgrades
 
@@ -11,20 +11,21 @@ files in the service's directory, and the lines that each upgrade adds to the lo
 import argparse
 import os
 import re
-import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from serving import APPS, TWISTD, descriptors
 
 from txtableflip.testing import Exchange
 from txtableflip.testing._clients import Clients
 from txtableflip.testing._service import Service, freePort, zombiesOf
 
-APP = Path(__file__).parent.parent / "tests" / "apps" / "answering.py"
-TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
+TABLEFLIP = str(Path(TWISTD).with_name("tableflip"))
+APP = APPS / "answering.py"
 QUESTION = Exchange(b"stay\n", r"stay one \d+ \d+ \.\n")
 FIRST = 3
 """
@@ -76,7 +77,7 @@ class Chain:
             [
                 *("env", "-C", directory, f"RELEASE_FILE={directory}/release.py"),
                 f"ENDPOINTS=tableflip:tcp:{self.port}:interface=127.0.0.1",
-                *(TWISTD, "tableflip", "--app", APP),
+                *(TWISTD, "tableflip", "--probation", "0", "--app", APP),
             ]
         )
         self._lines = 0
@@ -86,10 +87,15 @@ class Chain:
         Upgrade once, and wait until the new process is alone.
         """
         self._lines = self._logLines()
-        outcome = self.service.upgrade()
-        if outcome.what != "serves":
-            sys.exit(f"an upgrade failed: {outcome.why}")
-        pid = outcome.pid
+        old = self.service.pid
+        command = [TABLEFLIP, "upgrade", str(old), "--timeout", str(self.service.patience)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"an upgrade failed: {done.stderr}")
+        self.service.read()
+        pid = self.service.pid
+        if pid == old or f"process {pid} in" not in done.stdout:
+            sys.exit(f"process {pid} serves, and the command said: {done.stdout}")
         self.service.until(lambda: self.service.processes() == [pid], f"process {pid} alone")
 
     def footprint(self):
@@ -100,7 +106,7 @@ class Chain:
         proc = Path(f"/proc/{pid}")
         status = (proc / "status").read_text()
         return Footprint(
-            self._descriptors(proc),
+            self._descriptors(pid),
             int(re.search(r"Threads:\s*(\d+)", status)[1]),
             sorted((proc / "environ").read_text().split("\0")),
             1024 * int(re.search(r"VmRSS:\s*(\d+)", status)[1]),
@@ -119,35 +125,16 @@ class Chain:
         logs = [log.read_text() for log in self.directory.glob("twistd.log*")]
         return sum(log.count("\n") - log.count(REMEMBERED) for log in logs)
 
-    def _descriptors(self, proc):
+    def _descriptors(self, pid):
         """
         Return the descriptors of a process but for its connections, also those
         that are just closing: the least that it has within some seconds.
         """
         found = []
         for _ in range(100):
-            found.append(self._open(proc))
+            found.append(descriptors(pid))
             time.sleep(0.03)
         return min(found, key=len)
-
-    def _open(self, proc):
-        found = []
-        stay = listeners()
-        for entry in (proc / "fd").iterdir():
-            with suppress(FileNotFoundError):
-                target = os.readlink(entry)
-                if not target.startswith("socket:") or target[8:-1] in stay:
-                    found.append(re.sub(r"\d+", "N", target))
-        return sorted(found)
-
-
-def listeners():
-    """
-    Return the inodes of all sockets that are no TCP connections.
-    """
-    tcp = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    unix = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
-    return {one[9] for one in tcp if one[3] == "0A"} | {one[6] for one in unix}
 
 
 def differences(first, last):

@@ -9,23 +9,24 @@ For the moments, see txtableflip_moments.py in txtableflip.testing.
 """
 
 import os
-import shutil
 import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from txtableflip.testing import Exchange, TortureError
-from txtableflip.testing._clients import Client
+from serving import APPS, TWISTD, Load
+
+from txtableflip._control.client import Patience
+from txtableflip._control.overview import gather
+from txtableflip.testing import TortureError
 from txtableflip.testing._service import PATIENCE, Fault, Service, freePort
 
-APP = Path(__file__).parent.parent / "tests" / "apps" / "answering.py"
-TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
+APP = APPS / "answering.py"
 
 UPGRADE = [
     "old starts the new",
@@ -109,11 +110,16 @@ How long a process is stopped, in seconds: longer than every deadline, for these
 are shortened for the purpose.
 """
 
+ATTEMPTS = 5
+"""
+How often to upgrade, for a moment to come.
+"""
+
 UPGRADE_TIMEOUTS = {KILL: 20.0, STOP: 6.0}
 SHORTER = """
 from txtableflip._handover import child, ending, parent
-child.COMMIT_TIMEOUT = 1
-child.WITHDRAW_TIMEOUT = 1
+child.COMMIT_TIMEOUT = 3
+child.WITHDRAW_TIMEOUT = 3
 ending.TERM_GRACE = ending.STATUS_TIMEOUT = 0.5
 parent.MANIFEST_TIMEOUT = 1.5
 parent.CONFIRM_TIMEOUT = 3
@@ -163,7 +169,7 @@ if not os.path.exists("acted"):
 ACTS = {
     **dict.fromkeys(AGAIN, "upgrader.redeploy"),
     **dict.fromkeys(WISH, "upgrader.confirm"),
-    **dict.fromkeys(WITHDRAWAL, "upgrader.rollback, 'not well'"),
+    **dict.fromkeys(WITHDRAWAL, "upgrader.withdraw, 'not well'"),
     **dict.fromkeys(STOPPING, "upgrader.stop"),
 }
 """
@@ -243,7 +249,7 @@ def isUnnoticed(moment, number, victims):
     if expected(moment, number, victims) == NOBODY:
         return False
     if number == STOP:
-        # A new one that should be taken back, and does not answer, is killed.
+        # A new one that should be rolled back, and does not answer, is killed.
         return moment not in WITHDRAWAL
     isServing = moment in ACTS or moment in UPGRADE[UPGRADE.index("new has said Serving") :]
     return "old" not in victims and not isServing
@@ -258,6 +264,116 @@ def codeOf(moment):
     if moment in REFUSAL:
         return NEVER_READY if moment == "new hears Abort" else REFUSING
     return ""
+
+
+EXITED = "exited with status"
+KILLED = "was killed by SIGKILL"
+LATE = "was not ready after"
+HUNG = "was ready, and then did not serve within"
+UNANSWERED = "refused to take over: the parent did not answer Ready in time"
+REFUSED = "refused to take over: not today"
+WITHDRAWN = "asked to be withdrawn: not well"
+STOPPED = "this process was told to stop, and terminates its successor"
+NOTHING = ""
+WORDS = {
+    EXITED: "exited",
+    KILLED: "killed",
+    LATE: "late",
+    HUNG: "hung",
+    UNANSWERED: "unanswered",
+    REFUSED: "refused",
+    WITHDRAWN: "withdrawn",
+    STOPPED: "stopped",
+}
+"""
+What the operator is told of an upgrade that has failed, by how it begins, or has it
+behind C{the new process 4712}; and the table's words for that.
+"""
+
+
+def reasonOf(why):
+    """
+    Return what the operator is told as one of L{WORDS}, or as it is.
+    """
+    return next((reason for reason in WORDS if reason in why), why)
+
+
+def reasons(moment, number, victims):
+    """
+    Return what the operator may be told of a failed upgrade: nothing, if it does not
+    fail, or nobody is left to tell.
+    """
+    wanted = expected(moment, number, victims)
+    if wanted == NOT_THERE:
+        return {NOTHING}
+    if number == KILL:
+        told = {_ofKilled(moment)} if victims == ("new",) else {NOTHING}
+        return told | {NOTHING} if wanted == PERHAPS else told
+    old, new = _ofStoppedOld(moment), _ofStoppedNew(moment)
+    # Which of their timers fires first decides.
+    both = {old, new, NOTHING}
+    return {("old",): {old}, ("new",): {new}, ("old", "new"): both}[victims]
+
+
+def _ofKilled(moment):
+    if moment in UPGRADE and UPGRADE.index(moment) >= UPGRADE.index("old says Confirm"):
+        return NOTHING
+    return _ofWish(moment) or KILLED
+
+
+def _ofWish(moment):
+    """
+    Return what is told for what the new process itself has said before, if that was
+    heard.
+    """
+    if moment == "new hears Abort":
+        return LATE
+    said = {
+        **dict.fromkeys(REFUSAL[1:], REFUSED),
+        **dict.fromkeys(WITHDRAWAL[1:], WITHDRAWN),
+        **dict.fromkeys(STOPPING[1:], STOPPED),
+    }
+    return said.get(moment, NOTHING)
+
+
+def _ofStoppedOld(moment):
+    if moment == "old says Manifest":
+        return EXITED
+    if moment == "old starts the new":
+        return NOTHING
+    isAsked = moment in UPGRADE[: UPGRADE.index("old has said Commit")]
+    if isAsked or moment in ANOTHER[:2]:
+        return UNANSWERED
+    if moment in REFUSAL + STOPPING:
+        return _ofWish(moment) or (REFUSED if moment in REFUSAL else STOPPED)
+    isParked = moment in ("old has said Withdraw", "new hears Withdraw")
+    return WITHDRAWN if isParked else NOTHING
+
+
+def _ofStoppedNew(moment):
+    ready, served = (UPGRADE.index(f"new has said {said}") for said in ("Ready", "Serving"))
+    if moment == "old starts the new":
+        return NOTHING
+    if moment in [*UPGRADE[:ready], "new says Refused", *ANOTHER[:2]]:
+        return LATE
+    if moment in [*UPGRADE[ready:served], "new hears Redeploy"]:
+        return HUNG
+    return _ofWish(moment)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    What came of a fault.
+
+    @ivar outcome: who serves in the end.
+    @ivar complaints: what was not as it should be.
+    @ivar told: what the operator was, of an upgrade that failed.
+    """
+
+    outcome: str
+    complaints: list
+    told: str
 
 
 class Trial:
@@ -302,29 +418,54 @@ class Trial:
         """
         Try one cell.
 
-        @return: who serves in the end, and what failed that should not have.
+        @return: what came of it, as a L{Cell}.
         """
         wanted = expected(moment, number, victims)
         if wanted == NOT_THERE:
-            return NOT_THERE, []
+            return Cell(NOT_THERE, [], "")
         if moment in ANOTHER:
             self.service.stop()
             self.isUp = False
         self._untilUp()
         self._deploy(codeOf(moment))
-        samples = []
-        with _Load(self.port, samples):
+        with Load(self.port) as load:
             try:
                 outcome = self._suffer(moment, number, victims)
             except TortureError:
                 # Its clients may wait for what never comes.
                 self.service.stop()
                 raise
-        failed = [sample.error for sample in samples if sample.error]
+        failed = [sample.error for sample in load.failures]
         complaints = failed if isUnnoticed(moment, number, victims) else []
         if outcome not in MAY_BE.get(wanted, (wanted,)):
             complaints.append(f"{outcome} serves, and not {wanted}")
-        return outcome, complaints + self._complaints(outcome)
+        told, problems = self._told(moment, number, victims)
+        problems += self._complaints(outcome)
+        if outcome != NOBODY and moment not in ANOTHER + AGAIN:
+            self._untilStatus(outcome, told)
+        if moment in ANOTHER + AGAIN:
+            # The upgrade that was asked for is not to be mistaken for the next cell's.
+            self.service.stop()
+            self.isUp = False
+        return Cell(outcome, complaints + problems, told)
+
+    def _told(self, moment, number, victims):
+        """
+        Return what the operator was told of the upgrade, if it failed, and what is
+        wrong with that.
+        """
+        # The last of them may have ended right after it was looked for.
+        self.service.read()
+        failures = [
+            event.why
+            for event in self.service.events[self.begin :]
+            if event.what == "upgrade failed"
+        ]
+        told = reasonOf(failures[0]) if failures else ""
+        wanted = reasons(moment, number, victims)
+        if told in wanted:
+            return told, []
+        return told, [f"the operator is told {failures}, and not {wanted}"]
 
     def _untilUp(self):
         if not self.isUp:
@@ -346,18 +487,11 @@ class Trial:
         left.
         """
         service, old = self.service, self.service.pid
-        begin = self.begin = len(service.events)
-        isAnother = moment in ANOTHER + AGAIN and expected(moment, number, victims) == NEW
+        wanted = expected(moment, number, victims)
+        isAnother = moment in ANOTHER + AGAIN and wanted == NEW
+        isToStop = moment in STOPPING and wanted == NOBODY
         service.fail(Fault(moment, victims, number))
-        service.redeploy()
-
-        def told(what):
-            return [one for one in service.events[begin:] if one.what == what]
-
-        if moment in ANOTHER:
-            service.until(lambda: told("new starts"), "a new process")
-            os.kill(old, signal.SIGHUP)
-        service.until(lambda: told("fault"), f"the moment when {moment}")
+        self._comeTo(moment)
         if number == STOP:
             time.sleep(STOPPED_FOR)
             for pid in service.processes():
@@ -369,18 +503,47 @@ class Trial:
             if not alive:
                 return NOBODY
             (pid, *others) = alive
-            outcomes = told("upgrade failed") + told("serves")
+            outcomes = self._said("upgrade failed") + self._said("serves")
             hasOutcome = any(one.pid == pid for one in outcomes)
             if others or not hasOutcome or self._answerer() != pid:
                 return None
             if pid == old and isAnother:
                 # It has still to do what was asked for meanwhile.
                 return None
+            if isToStop:
+                # It answers who waits in its queue, and exits.
+                return None
             return OLD if pid == old else NEW
 
         outcome = service.until(settled, f"one process, after: {moment}")
         self.isUp = outcome != NOBODY
         return outcome
+
+    def _comeTo(self, moment):
+        """
+        Upgrade until a moment comes: on a machine that is too busy, the new process may
+        not be ready in time.
+        """
+        for _ in range(ATTEMPTS):
+            self.begin = len(self.service.events)
+            self.service.redeploy()
+            if moment in ANOTHER:
+                self.service.until(lambda: self._said("new starts"), "a new process")
+                os.kill(self.service.pid, signal.SIGHUP)
+            self.service.until(
+                lambda: self._said("fault") or self._said("upgrade failed"),
+                f"the moment when {moment}",
+            )
+            if self._said("fault"):
+                return
+            self._deploy(codeOf(moment))
+        raise TortureError(f"no upgrade came to the moment when {moment}")
+
+    def _said(self, what):
+        """
+        Return the events of this kind since the last upgrade began.
+        """
+        return [one for one in self.service.events[self.begin :] if one.what == what]
 
     def _answerer(self):
         """
@@ -394,15 +557,49 @@ class Trial:
         except (OSError, IndexError):
             return None
 
+    def _untilStatus(self, outcome, told):
+        """
+        Wait until C{tableflip status} says what is so of what is left.
+        """
+        (pid,) = self.service.processes()
+        ended = ("failed", "rolledBack") if outcome == OLD and told else ("done", None)
+
+        def isSo():
+            (only, *others) = gather(pid, Patience.of(self.patience))
+            # Of one that does not answer yet there is less.
+            last = (only.get("lastUpgrade") or {}).get("outcome")
+            return not others and only.get("state") == "Serving" and last in ended
+
+        self.service.until(isSo, f"the status that process {pid} serves alone, of {ended}")
+
     def _complaints(self, outcome):
         """
         Return what is wrong with what is left.
         """
         pidFile = self.directory / "twistd.pid"
-        complaints = acceptingTogether(self.service.events[self.begin :])[:1]
+        events = self.service.events[self.begin :]
+        complaints = acceptingTogether(events)[:1] + falseStates(events)[:1]
         if outcome != NOBODY and int(pidFile.read_text()) != self.service.processes()[0]:
             complaints.append(f"the pid file names {pidFile.read_text()}, which does not serve")
         return complaints
+
+
+SERVING = ("Serving", "Upgrading", "OnProbation")
+"""
+The states of which C{tableflip status} says that clients are served.
+"""
+
+
+def falseStates(events):
+    """
+    Return where a process did not what its status said.
+    """
+    return [
+        f"process {event.pid} is {event.state} and {'' if event.accepts else 'not '}accepting "
+        f"when {event.what}"
+        for event in events
+        if event.state is not None and (event.state in SERVING) != event.accepts
+    ]
 
 
 def acceptingTogether(events):
@@ -421,36 +618,11 @@ def acceptingTogether(events):
     return found
 
 
-class _Load:
-    """
-    Two clients that ask without a pause.
-    """
-
-    def __init__(self, port, samples):
-        question = Exchange(b"x\n", r"x one \d+ \d+ \.\n")
-        self._isOver = threading.Event()
-        clients = [Client(("127.0.0.1", port), question, samples.append) for _ in range(2)]
-        self._threads = [threading.Thread(target=self._run, args=(one,)) for one in clients]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-
-    def __exit__(self, *exception):
-        self._isOver.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, client):
-        while not self._isOver.wait(0.01):
-            client.alone()
-
-
-def tryColumn(column, moments=MOMENTS, **options):
+def tryColumn(column, moments, **options):
     """
     Try a column of the table, from top to bottom.
 
-    @return: by moment, who serves in the end, and what is wrong.
+    @return: by moment, what came of it.
     """
     number, victims = column
     found = {}
@@ -462,7 +634,7 @@ def tryColumn(column, moments=MOMENTS, **options):
             try:
                 found[moment] = trial.run(moment, number, victims)
             except TortureError as error:
-                found[moment] = "?", [str(error)]
+                found[moment] = Cell("?", [str(error)], "")
                 break
     return found
 
@@ -470,11 +642,12 @@ def tryColumn(column, moments=MOMENTS, **options):
 def tryColumns(columns, **options):
     """
     Try several at the same time, since they mostly wait.
+
+    @param columns: the moments of each.
     """
     with ThreadPoolExecutor(3) as pool:
-        return dict(
-            zip(columns, pool.map(lambda one: tryColumn(one, **options), columns), strict=True)
-        )
+        tried = pool.map(lambda one: tryColumn(*one, **options), columns.items())
+        return dict(zip(columns, tried, strict=True))
 
 
 def complaintsOf(found):
@@ -484,40 +657,44 @@ def complaintsOf(found):
     return [
         f"{signal.Signals(number).name} for {' and '.join(victims)} when {moment}: {complaint}"
         for (number, victims), column in found.items()
-        for moment, (_, complaints) in column.items()
-        for complaint in complaints
+        for moment, cell in column.items()
+        for complaint in cell.complaints
     ]
 
 
 HEADER = """\
 # Who serves after a fault
 
-Each row is a moment of a hand-over, in order; each cell says who serves in the end if a process
-is killed (SIGKILL), or stopped (SIGSTOP) for longer than every deadline and then continued, at
-that moment. Each was tried on real processes under load: `python torture/faults.py
-docs/faults.md` has written this file.
+Each row is a moment of a hand-over, in order; each cell says which process serves in the end if
+one is killed (SIGKILL), or stopped (SIGSTOP) for longer than every timeout and then continued,
+at that moment. Each was tested with real processes under load: this file is written by `python
+torture/faults.py docs/faults.md`.
 
 *X says M*: just before X sends the message M; *has said*: just after; *hears*: it has arrived,
-and nothing has been done about it.
+but has not been acted on.
 
-| when | old killed | new killed | both killed | old stopped | new stopped | both stopped |
-|---|---|---|---|---|---|---|
+| when | old killed | new killed | both killed | old stopped | new stopped | both stopped \
+| the operator is told |
+|---|---|---|---|---|---|---|---|
 """
 FOOTER = """
 - *old*: the upgrade has failed, and the log says so; the old process serves on. *new*: the
-  upgrade has succeeded. *one of them*: which one depends on which of their timers fires first.
-  In each of these cells the pid file names the process that serves, it can be upgraded, and
-  at no moment have two processes accepted connections. No client has failed, unless the old one
-  was killed: then those whose connections it had accepted have.
-- *old or nobody*: whether the old process has heard the wish before the end.
+  upgrade has succeeded. *one of them*: it depends on which of their timers fires first. In each
+  of these cells the pid file names the process that serves, it can be upgraded, and at no
+  moment have two processes accepted connections. No client failed, unless the old one was
+  killed: then those whose connections it had accepted did.
+- *the operator is told*: why the upgrade failed, as the old process logs it, for each fault
+  after which it does:
+{words}
+- *old or nobody*: it depends on whether the old process has received the message in time.
 - *nobody*: as after any crash; it takes a supervisor, such as systemd with `Restart=always`.
   Both are dead; or the old one died before it had handed over its sockets, or while the new one
-  was leaving anyway; or the new one died when it was final that it serves; or it was told to
-  stop, which is for both.
+  was exiting anyway; or the new one died after the switch was final; or it was told to stop,
+  which stops both.
 - *-*: there is no such process at that moment.
 - The rows from *new says Refused* on are upgrades to a release that does not take over; those
-  with *Redeploy*, upgrades during which another was asked for; and the last twelve, releases
-  that want to be confirmed, to be withdrawn, or to stop while they are on probation.
+  with *Redeploy*, upgrades during which another was requested; and the last twelve, releases
+  that ask to be confirmed, to be withdrawn, or to stop while they are on probation.
 """
 
 
@@ -529,14 +706,29 @@ def document(found):
     for moment in MOMENTS:
         cells = []
         for column in COLUMNS:
-            isEither = expected(moment, *column) == ONE
-            cells.append(ONE if isEither else found[column][moment][0])
-        rows.append(f"| {moment} | {' | '.join(cells)} |\n")
-    return HEADER + "".join(rows) + FOOTER
+            wanted = expected(moment, *column)
+            cells.append(wanted if wanted in MAY_BE else found[column][moment].outcome)
+        told = toldIn(moment, {column: found[column][moment].told for column in COLUMNS})
+        rows.append(f"| {moment} | {' | '.join(cells)} | {told} |\n")
+    words = (f"  - *{word}*: `{reason} …`" for reason, word in WORDS.items())
+    return HEADER + "".join(rows) + FOOTER.format(words=";\n".join(words) + ".")
+
+
+def toldIn(moment, row):
+    """
+    Return what the operator is told in a row, but for what depends on chance.
+    """
+    names = {KILL: "killed", STOP: "stopped"}
+    told = [
+        f"{victims[0]} {names[number]}: *{WORDS[reason]}*"
+        for (number, victims), reason in row.items()
+        if reason and len(reasons(moment, number, victims)) == 1
+    ]
+    return "; ".join(told)
 
 
 def main():
-    found = tryColumns(COLUMNS)
+    found = tryColumns(dict.fromkeys(COLUMNS, MOMENTS))
     complaints = complaintsOf(found)
     if complaints:
         sys.exit("\n".join(complaints))

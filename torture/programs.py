@@ -23,7 +23,16 @@ LISTEN = "tcp:{port}:interface=127.0.0.1"
 TWISTD = [shutil.which("twistd", path=BIN) or "twistd", "--nodaemon", "--pidfile="]
 PROGRAMS = {
     "web.py": (
-        ["env", f"ENDPOINT={LISTEN}", *TWISTD, "tableflip", "--app", str(EXAMPLES / "web.py")],
+        [
+            "env",
+            f"ENDPOINT={LISTEN}",
+            *TWISTD,
+            "tableflip",
+            "--probation",
+            "0",
+            "--app",
+            str(EXAMPLES / "web.py"),
+        ],
         Http(expect="release 1, generation"),
     ),
     "echo.tac": (

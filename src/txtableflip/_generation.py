@@ -6,34 +6,52 @@ This process, as one of its chain: everything that the rules of the L{lifecycle
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 
+from txtableflip._counters import Counters
 from txtableflip._draining.connections import Connections
-from txtableflip._draining.drain import Drain, loadKnownProtocols
-from txtableflip._handover.messages import Manifest
+from txtableflip._draining.drain import LAST_BYTES_TIMEOUT
+from txtableflip._draining.goodbyes import loadKnownProtocols
+from txtableflip._draining.leaving import Leaving
+from txtableflip._handover.messages import CHANGES, MIGRATION, OUTPUT, Manifest
+from txtableflip._handover.nobody import NoParent
 from txtableflip._handover.parent import Parent
-from txtableflip._journal import Journal, Left, ProcessLogger, Starting
-from txtableflip._launch import exitstatus, watchdog
+from txtableflip._journal import Left, ProcessLogger, Starting
+from txtableflip._launch import exitstatus
 from txtableflip._launch.command import Command
 from txtableflip._launch.logfile import shareAccessLog
 from txtableflip._launch.pidfile import PidFile
+from txtableflip._launch.shutdown import Shutdown
+from txtableflip._launch.watchdog import Watchdog
 from txtableflip._lifecycle import Lifecycle
-from txtableflip._observers import Deadline, OneShot
+from txtableflip._migration.known import registerKnown
+from txtableflip._migration.migration import BUDGET, Migration
+from txtableflip._migration.taking import Taking
+from txtableflip._observers import Deadline
 from txtableflip._older import Older
 from txtableflip._relatives import Relatives
+from txtableflip._sockets.inuse import whyInUse
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
-from txtableflip._sockets.ports import Ports
+from txtableflip._sockets.ports import Ports, acceptQueued
+from txtableflip._sockets.shared import learn
 from txtableflip._sockets.uninherited import foreignListeners
+from txtableflip._steps import Order
 from txtableflip.errors import PidFileError
 from txtableflip.interfaces import Reactor
 
 MAX_GENERATIONS = 4
 """
 How many generations may live if nothing else is said.
+"""
+
+STOP_TIMEOUT = 10.0
+"""
+How long a process may take to end when its connections have, in seconds.
 """
 
 PID_FILE_INTERVAL = 1.0
@@ -45,60 +63,71 @@ seconds.
 _log = ProcessLogger()
 
 
-class Generation(Relatives):
+class Generation(Relatives, Leaving):
     """
     Joins parent and child, the ports and the pid file.  It implements
     L{txtableflip._steps.Steps}.
 
+    @ivar command: says how a child is to be started.
+    @ivar upgradeTimeout: how long a child may take until it is ready, in seconds.
     @ivar number: which one it is in the chain, counted from 1.
     @ivar service: what runs the upgrades of this process, if something does.
     @ivar maxGenerations: how many may live when this one serves for good, this one
         included: the oldest are ended.
+    @ivar olderAreGone: that nobody is left who was there before; as far as is known,
+        where the parent has handed on nobody.
     @ivar isReplaced: whether a child has taken over for good.
+    @ivar ownInodes: those of sockets that are of this process only, and to be.
+    @ivar manifest: what the parent has handed over.
+    @ivar counters: what this process and all before it have counted.
+    @ivar finalSince: when it became final that no parent rolls back, in seconds since the
+        epoch; C{None} until then.
     """
 
     def __init__(
         self,
         reactor: Reactor,
-        parent: Parent | None,
+        parent: Parent | NoParent | None,
         upgradeTimeout: float,
         pidFile: str | None,
         command: Callable[[], Command],
     ) -> None:
         """
-        @param command: says how a child is to be started.
+        @param command: what L{command} is to be.
         @raise ChannelError: if a socket that the parent sent is not what its
             name says.
         """
         super().__init__(reactor, parent)
         self.service: object = None
         self.isReplaced = False
-        self._upgradeTimeout = upgradeTimeout
-        self._command = command
+        self.finalSince: float | None = None
+        self.ownInodes: set[int] = set()
+        self.upgradeTimeout = upgradeTimeout
+        self.command = command
         self.inventory = Inventory()
+        self.counters = Counters(self.inventory)
         self.connections = Connections()
+        self.connections.tellAccepted = lambda: self.counters.add("accepted")
         self.ports = Ports(
             *(reactor, self.inventory, self.connections),
             accepting=parent is None,
             prepareFactory=shareAccessLog,
         )
-        self.fds = Fds(reactor, self.inventory, self.ports, self.connections)
+        self.fds = Fds(self.inventory, self.ports)
+        self.migration = Migration(reactor, self.connections)
+        taking = Taking(self.ports.portOf, self.migration.arrived)
+        self._parent.offered = taking.offered
+        self._parent.isGone.wait().addCallback(lambda ignored: taking.parentIsGone())
         self._insisting = Deadline(reactor)
         self.maxGenerations = MAX_GENERATIONS
-        manifest = self._parent.manifest
-        path = pidFile or manifest.pidFile
-        self._pidFile = PidFile(path) if path else None
+        self.ports.isFirst = not isinstance(parent, Parent)  # a launcher's, with its sockets
+        self.manifest = manifest = self._parent.manifest
+        self._pidFile = PidFile(pidFile or manifest.pidFile)
         self.number = ProcessLogger.generation = manifest.generation
         self.inventory.inherit(manifest.entries, self._parent.descriptors)
-        self._older = Older(reactor, self.inventory)
-
-    @property
-    def olderAreGone(self) -> OneShot:
-        """
-        That nobody is left who was there before; as far as is known, where the parent
-        has handed on nobody.
-        """
-        return self._older.areGone if self._older.areKnown else self._parent.isGone
+        self._older = older = Older(reactor, self.inventory)
+        self.olderAreGone = older.areGone if older.areKnown else self._parent.isGone
+        self._parent.lastWords.hint = lambda error: whyInUse(error, self.inventory.inherited)
 
     def connect(self, lifecycle: Lifecycle) -> None:
         """
@@ -107,11 +136,32 @@ class Generation(Relatives):
         self._older.watch()
         super().connect(lifecycle)
 
+    @property
+    def olderPids(self) -> list[int]:
+        """
+        Who was there before this process, and lives: the oldest first.
+        """
+        return self._older.pids
+
+    @property
+    def stored(self) -> Sequence[str]:
+        """
+        What a parent that has died before this process was started has stored, by name.
+        """
+        return self._parent.stored
+
+    @property
+    def pidFile(self) -> str | None:
+        """
+        The path of the pid file, if there is one.
+        """
+        return self._pidFile.path
+
     def suggestPidFile(self, path: str) -> None:
         """
         Use this pid file, unless the application has named one.
         """
-        if self._pidFile is None:
+        if self._pidFile.path is None:
             self._pidFile = PidFile(path)
 
     def prepare(self) -> None:
@@ -121,49 +171,85 @@ class Generation(Relatives):
         @raise PidFileError: if the pid file cannot be written.
         """
         loadKnownProtocols()
-        if self._pidFile is not None:
-            self._pidFile.prepare()
+        registerKnown()
+        self.ports.isReady = True
+        self._pidFile.prepare()
+        self.counters.begin()
 
     def leave(self) -> None:
         """
         Tidy up, after everything has been stopped.
         """
         self.ports.factories.stop()
-        self.ports.forgetAll()
-        if self._pidFile is not None:
-            self._pidFile.remove()
+        self.letGoOfAll()
+        self.counters.end()
         self._journal.tell(Left)
+
+    def letGoOfAll(self) -> None:
+        """
+        Nobody is served here any more: close what listens, and be named by no file, so
+        that the service can be started again.
+        """
+        self.ports.forgetAll()
+        self._pidFile.remove()
 
     # -- txtableflip._steps.Steps
 
-    def startChild(self) -> None:
+    def startChild(self, order: Order) -> None:
         self._journal.tell(Starting)
-        command = self._command()
+        self.timeoutOnce = order.drainTimeout
         self._older.include(self.number)
         manifest = Manifest(
             generation=self.number + 1,
-            upgradeTimeout=self._upgradeTimeout,
-            pidFile=self._pidFile.path if self._pidFile is not None else None,
-            entries=self.inventory.entries(),
+            upgradeTimeout=self.upgradeTimeout,
+            pidFile=self.pidFile,
+            entries=(*self.inventory.entries(), *self._parent.lastWords.entries()),
+            release=ProcessLogger.release,
         )
-        self.begin(command, manifest, self.inventory.descriptors())
+        ends = self._parent.lastWords.descriptors()
+        descriptors = [*self.inventory.descriptors(), *ends]
+        self.begin(self.command(), manifest, descriptors, order)
+        self.ports.shared.tell()
+
+    def commitChild(self) -> None:
+        if not self._child.can(CHANGES):
+            self._child.commit(self.terms.seconds)
+            return
+        self._child.commit(self.terms.seconds, self.ports.shared.news())
+        self.ports.shared.tell()
 
     def confirmChild(self) -> None:
-        try:
-            self.fds.park()
-        finally:
-            super().confirmChild()
+        self._child.confirm()
+        if self._child.can(OUTPUT):
+            self._parent.lastWords.letGo()
 
     def park(self) -> None:
         self._insisting.stop()
         self.ports.park()
 
+    def learn(self) -> None:
+        learn(self.inventory, self._parent.takeNews())
+
     def accept(self) -> None:
         self.ports.resume()
 
+    def takeBack(self) -> None:
+        self.ports.shared.takeBack()
+        pid = self.child.pid
+        if pid is not None and self._child.mayDrain:
+            self._older.includeFailed(self.number + 1, pid)
+
+    def beginDrain(self) -> None:
+        if self.child.can(MIGRATION):
+            self.connections.stays = set()
+        super().beginDrain()
+
+    def cancelDrain(self) -> None:
+        self.connections.stays = None
+        super().cancelDrain()
+
     def takePidFile(self) -> None:
-        if self._pidFile is not None:
-            self._pidFile.take()
+        self._pidFile.take()
 
     def insistOnPidFile(self) -> None:
         try:
@@ -173,18 +259,20 @@ class Generation(Relatives):
             self._insisting.after(PID_FILE_INTERVAL, self.insistOnPidFile)
 
     def finalise(self) -> None:
+        self.finalSince = time.time()
         self.ports.finalise()
-        self.fds.resume()
         self._older.limit(self.maxGenerations)
-        self._parent.lastWords.end()
-        _tellChanges(self.inventory, isFirst=self.number == 1)
+        self.inventory.isSettled = True
+        inodes = self.inventory.inodes() | self.ownInodes
+        _tellChanges(self.inventory, inodes, isFirst=self.number == 1)
 
     def letGo(self) -> None:
         self.isReplaced = True
-        self.fds.closeHandedOver()
         self.ports.letGo()
         # Whoever drains still is not to think that nobody serves when this one ends.
         self._parent.sayGoodbye()
+        if self.child.can(MIGRATION):
+            self.migration.begin(self._child.offer)
 
     def exitWithFailure(self) -> None:
         exitstatus.fail()
@@ -204,32 +292,52 @@ class Exit:
         self.isShuttingDown = False
         self._reactor = reactor
         self._generation = generation
+        self._shutdown = Shutdown(reactor)
+        self._watchdog = Watchdog(self._shutdown.unfinished)
+        self._stopTimeout: float | None = None
+
+    @inlineCallbacks
+    def finish(self, timeout: float, stopTimeout: float) -> Any:
+        """
+        Drain, and be sure that this process ends after that.
+
+        @param stopTimeout: how long it may take, in seconds: it is ended then.
+        @return: a Deferred that fires with how many connections were aborted.
+        """
+        self._stopTimeout = stopTimeout
+        longest = self._generation.connections.longestTimeout(timeout)
+        self.endIn(BUDGET + longest + LAST_BYTES_TIMEOUT + stopTimeout)
+        outcome = yield self.drain(timeout)
+        self._shutdown.watch()
+        self.endIn(stopTimeout)
+        return outcome.cut
 
     @inlineCallbacks
     def drain(self, timeout: float) -> Any:
         """
-        Finish what is open, and close what listens, if that has not been let go of;
-        the factories are stopped after their last connections, and not before.
+        Finish what is open, and close what listens, if that has not been let go of; the
+        factories are stopped after their last connections, and not before.
         """
         ours = self._generation
         if not ours.isReplaced:
+            if ours.finalSince is not None:
+                # Whom nobody has accepted is reset when the last one closes the socket.
+                yield acceptQueued(self._reactor, ours.ports, timeout)
             # Clients should learn at once that nobody accepts.
             yield ours.ports.stop()
-            ours.ports.forgetAll()
-        drain = Drain(self._reactor, ours.connections, timeout, Journal(), ours.isReplaced)
-        outcome = yield drain.run()
+            ours.letGoOfAll()
+            ours.connections.stays = None
+        yield ours.migration.whenOver()
+        outcome = yield ours.drain(timeout, isReplaced=ours.isReplaced)
         yield ours.ports.stop()
         ours.ports.factories.stop()
         return outcome
 
     def endIn(self, seconds: float) -> None:
         """
-        Be sure that this process has ended in some time: it is ended then,
-        whatever it does, with a last entry in the log that says what held it.
-
-        @param seconds: how long it may take.
+        Be sure that this process has ended in some time: see L{Watchdog.endIn}.
         """
-        watchdog.endIn(seconds, exitStatus=0 if self._generation.isReplaced else 1)
+        self._watchdog.endIn(seconds)
 
     def shutDown(self, stop: Callable[[], Deferred[None]]) -> Deferred[None]:
         """
@@ -238,15 +346,21 @@ class Exit:
         @param stop: refuses upgrades, and waits for a child that does not serve.
         """
         self.isShuttingDown = True
+        if self._stopTimeout is not None:
+            # Also if somebody has had enough of draining.
+            self._shutdown.watch()
+            self.endIn(self._stopTimeout)
         return stop().addCallback(lambda ignored: self._generation.sayGoodbye())
 
 
-def _tellChanges(inventory: Inventory, *, isFirst: bool) -> None:
+def _tellChanges(inventory: Inventory, known: set[int], *, isFirst: bool) -> None:
     """
     Log what is inherited otherwise than before, and what never will be.
+
+    @param known: the inodes of what is inherited, or is not the application's.
     """
     changes = inventory.changes
-    changes.foreign = foreignListeners(inventory.inodes())
+    changes.foreign = foreignListeners(known)
     if not isFirst:
         _log.info(
             "kept {kept}, newly bound {bound}, dropped {dropped}, changed {changed}",

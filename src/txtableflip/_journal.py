@@ -29,11 +29,13 @@ class Event:
     @ivar pid: the process to which it happened.
     @ivar generation: which one that is in its chain.
     @ivar time: when, in seconds since the epoch.
+    @ivar release: what people call the release that it runs, if they do.
     """
 
     pid: int
     generation: int
     time: float
+    release: str | None
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ class Started(Event):
     @ivar child: its process id.
     @ivar childGeneration: which one it is in the chain.
     @ivar command: what was started, as a shell would have it.
+    @ivar where: in which directory, with all links resolved, in words.
     """
 
     child: int
     childGeneration: int
     command: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,11 @@ class Greeted(Event):
     The child has read the manifest.
 
     @ivar child: its process id.
+    @ivar childRelease: what it calls its release.
     """
 
     child: int
+    childRelease: str | None
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,44 @@ class Failed(Event):
     An upgrade failed: this process serves on, or stops.
 
     @ivar reason: why, with the last words of the child.
+    @ivar outcome: C{"failed"}, C{"rolledBack"}, or C{"stopped"}.
+    """
+
+    reason: str
+    outcome: str
+
+
+@dataclass(frozen=True)
+class ToldToStop(Event):
+    """
+    This process, and a child that it may have, are to end without a successor.
+    """
+
+
+@dataclass(frozen=True)
+class Rehearsing(Event):
+    """
+    The upgrade that was asked for is to go as far as may be undone without a trace.
+    """
+
+
+@dataclass(frozen=True)
+class Rehearsed(Event):
+    """
+    A child was ready, and has been sent away, as it was to be.
+
+    @ivar child: its process id.
+    """
+
+    child: int | None
+
+
+@dataclass(frozen=True)
+class RehearsalFailed(Event):
+    """
+    A child that was to be sent away was not ready.
+
+    @ivar reason: why, with its last words.
     """
 
     reason: str
@@ -150,12 +194,27 @@ class Draining(Event):
 
     @ivar connections: how many there are.
     @ivar seconds: how long they have.
-    @ivar isReplaced: whether the child has taken over.
+    @ivar isReplaced: whether a child serves, for good or on probation.
     """
 
     connections: int
     seconds: float
     isReplaced: bool
+
+
+@dataclass(frozen=True)
+class DrainCancelled(Event):
+    """
+    This process serves again, and so it does the connections that were to finish.
+
+    @ivar connections: how many there are.
+    @ivar told: how many of them end all the same, as their clients have been told.
+    @ivar cut: how many were closed at their deadline.
+    """
+
+    connections: int
+    told: int
+    cut: int
 
 
 @dataclass(frozen=True)
@@ -171,6 +230,47 @@ class Drained(Event):
     finished: int
     told: int
     cut: int
+
+
+@dataclass(frozen=True)
+class Migrated(Event):
+    """
+    Connections of this process were to go on in its child.
+
+    @ivar connections: how many do.
+    @ivar home: how many were offered, and go on here.
+    @ivar stayed: how many could not be offered.
+    @ivar why: of both, in words, for the end of a line.
+    """
+
+    connections: int
+    home: int
+    stayed: int
+    why: str
+
+
+@dataclass(frozen=True)
+class ComingHome(Event):
+    """
+    Connections that were offered are about to go on here.
+
+    @ivar connections: how many.
+    """
+
+    connections: int
+
+
+@dataclass(frozen=True)
+class TakenOver(Event):
+    """
+    Connections of the parent go on here.
+
+    @ivar connections: how many.
+    @ivar refused: how many of those that were offered do not.
+    """
+
+    connections: int
+    refused: int
 
 
 @dataclass(frozen=True)
@@ -229,9 +329,11 @@ class ProcessLogger(Logger):
 
     @cvar generation: which one this process is in its chain, as soon as that is
         known.
+    @cvar release: what people call its release, if they do.
     """
 
     generation: ClassVar[int] = 1
+    release: ClassVar[str | None] = None
 
     def emit(self, level: Any, format: str | None = None, **fields: object) -> None:  # noqa: A002 - as Twisted's
         """
@@ -239,8 +341,11 @@ class ProcessLogger(Logger):
         """
         pid = os.getpid()
         system = f"txtableflip#{level.name} generation {self.generation} pid {pid}"
-        ours = {"log_system": system, "pid": pid, "generation": self.generation}
-        super().emit(level, format, **ours, **fields)
+        ours: dict[str, Any] = {"pid": pid, "generation": self.generation}
+        if self.release is not None:
+            system += f" release {self.release}"
+            ours["release"] = self.release
+        super().emit(level, format, log_system=system, **ours, **fields)
 
 
 _LINES: dict[type[Event], tuple[Any, str]] = {
@@ -253,10 +358,22 @@ _LINES: dict[type[Event], tuple[Any, str]] = {
     ),
     Started: (
         LogLevel.info,
-        "upgrade: started generation {childGeneration} as process {child}: {command}",
+        (
+            "upgrade: started generation {childGeneration} as process {child}: {command} "
+            "in {where}"
+        ),
     ),
     Serving: (LogLevel.info, "generation {generation} serves"),
     Failed: (LogLevel.error, "upgrade failed: {reason}"),
+    Rehearsing: (
+        LogLevel.info,
+        "rehearsal: the next version initialises, and then exits",
+    ),
+    Rehearsed: (
+        LogLevel.info,
+        "rehearsal: process {child} was ready, and has exited; nothing else has changed",
+    ),
+    RehearsalFailed: (LogLevel.error, "rehearsal failed: {reason}"),
     Watching: (
         LogLevel.info,
         "upgrade: process {child} serves, on probation for {seconds:g} s",
@@ -268,13 +385,27 @@ _LINES: dict[type[Event], tuple[Any, str]] = {
     SuccessorExited: (
         LogLevel.critical,
         (
-            "process {child}, which took over, has ended while this one still drains: nobody "
+            "process {child}, which took over, has exited while this one still drains: nobody "
             "accepts connections. Start the service again"
         ),
     ),
     Draining: (
         LogLevel.info,
         "draining: {connections} open connections have {seconds} s to finish",
+    ),
+    DrainCancelled: (
+        LogLevel.info,
+        (
+            "drain cancelled: {connections} open connections are still served, except {told} "
+            "whose clients were told goodbye"
+        ),
+    ),
+    Migrated: (
+        LogLevel.info,
+        (
+            "migrated: {connections} connections continue in the new process; {home} came "
+            "home, and {stayed} never left{why}"
+        ),
     ),
     Drained: (
         LogLevel.info,
@@ -322,7 +453,11 @@ class Journal:
         @param more: the fields of C{kind}, besides the ones that any event has.
         """
         event = kind(
-            pid=os.getpid(), generation=ProcessLogger.generation, time=time.time(), **more
+            pid=os.getpid(),
+            generation=ProcessLogger.generation,
+            time=time.time(),
+            release=ProcessLogger.release,
+            **more,
         )
         for listener in list(self.listeners):
             try:

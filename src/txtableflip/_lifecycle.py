@@ -12,7 +12,7 @@ that.  In between nobody accepts, and clients wait in the kernel's queue, which 
 to the socket and not to a process.
 
 That can be undone until the parent says that it is B{final}.  While the child is on
-probation, the parent watches, keeps its parked sockets, and may take back: the child
+probation, the parent watches, keeps its parked sockets, and may roll back: the child
 parks, says Ready as it did before, and stands by; or it is killed.  B{Who may take
 back decides}: decisions travel down (Commit, Withdraw, Confirm, Abort), and wishes
 travel up under the same names.  What cannot be undone is done when it is final.
@@ -53,9 +53,8 @@ given up.  The state changes first; then the steps are done (L{txtableflip._step
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol, cast
 
-from automat import TypeMachineBuilder
 from twisted.internet.defer import Deferred
 
 from txtableflip import _journal
@@ -65,7 +64,9 @@ from txtableflip._steps import (
     accept,
     askToBeConfirmed,
     askToBeWithdrawn,
+    beginDrain,
     beginUpgrade,
+    cancelDrain,
     catchUp,
     commitChild,
     confirmChild,
@@ -77,6 +78,7 @@ from txtableflip._steps import (
     insistOnPidFile,
     killChild,
     killParent,
+    learn,
     leave,
     letGo,
     mourn,
@@ -90,6 +92,7 @@ from txtableflip._steps import (
     sayServing,
     sayStopping,
     startChild,
+    takeBack,
     takePidFile,
     tellChildToRedeploy,
     tellDone,
@@ -110,9 +113,6 @@ from txtableflip.errors import (
     Stopping,
     UpgradeInProgress,
 )
-
-if TYPE_CHECKING:
-    from automat._typed import TypedState, TypeMachine
 
 
 class Lifecycle(Protocol):
@@ -176,12 +176,12 @@ class Lifecycle(Protocol):
 
     def parentAborted(self, error: Exception) -> None:
         """
-        The parent serves on, or both are to stop: this process is to leave.
+        The parent serves on, or both are to stop: this process must exit.
         """
 
     def parentExited(self) -> None:
         """
-        The parent is no more.
+        The parent has exited.
         """
 
     def parentTimedOut(self, error: Exception) -> None:
@@ -215,7 +215,7 @@ class Lifecycle(Protocol):
 
     def childFailed(self, error: Exception) -> None:
         """
-        The child accepts nothing, and never will: it is no more, or has said so,
+        The child accepts nothing, and never will: it has exited, or has said so,
         or was not there ever.
         """
 
@@ -249,17 +249,20 @@ _ALONE = [
     catchUp,
 ]
 _FINAL = [finalise, tellFinal, catchUp]
-_BACK = [accept.orElse("fail"), insistOnPidFile, tellFailed, catchUp]
+_BACK = [accept.orElse("fail"), cancelDrain, insistOnPidFile, takeBack, tellFailed, catchUp]
 _HAND_BACK = [
     accept.orElse("handBack"),
+    cancelDrain,
     insistOnPidFile,
+    takeBack,
     tellFailed,
     dismissChild,
     catchUp,
 ]
 _PARKED = park.orElse(die)
 _START = [beginUpgrade, startChild.orElse("childFailed")]
-_END = [tellStopping, endChild]
+_STOPPING = note(_journal.ToldToStop)
+_END = [_STOPPING, tellStopping, endChild]
 _DEFERRED = {
     "Initialising": [],
     "InitialisingBesideParent": [tellParentToRedeploy],
@@ -280,7 +283,7 @@ TABLE: dict[str, Rows] = {
     "Initialising": {
         "ready": ("Serving", _ALONE),
         "initialisationFailed": ("Stopped", [exitWithFailure, leave]),
-        "stop": ("Stopped", [leave]),
+        "stop": ("Stopped", [_STOPPING, leave]),
     },
     # Beside a parent that serves.
     "InitialisingBesideParent": {
@@ -296,10 +299,11 @@ TABLE: dict[str, Rows] = {
         "parentCommitted": (
             "OnProbation",
             [
+                learn.orElse("quit"),
                 accept.orElse("quit"),
                 takePidFile.orElse("quit"),
-                sayServing,
                 note(_journal.Serving),
+                sayServing,
                 tellReady,
             ],
         ),
@@ -315,10 +319,10 @@ TABLE: dict[str, Rows] = {
         "parentConfirmed": ("Serving", _FINAL),
         "parentExited": ("Serving", _FINAL),
         "parentWithdrew": ("AwaitingCommit", [_PARKED, sayReady]),
-        "parentAborted": ("Stopped", [_PARKED, sayStopping, leave]),
+        "parentAborted": ("Stopped", [_STOPPING, _PARKED, sayStopping, leave]),
         "parentTimedOut": ("OnProbation", [killParent]),
         "quit": ("Stopped", [_PARKED, sayRefused, leave]),
-        "stop": ("Stopped", [_PARKED, sayStopping, leave]),
+        "stop": ("Stopped", [_STOPPING, _PARKED, sayStopping, leave]),
         "rollback": ("OnProbation", [askToBeWithdrawn]),
         "confirm": ("OnProbation", [askToBeConfirmed]),
     },
@@ -327,7 +331,7 @@ TABLE: dict[str, Rows] = {
         "upgrade": ("Upgrading", _START),
         "redeploy": ("Upgrading", _START),
         "told": ("Upgrading", _START),
-        "stop": ("Stopped", [_PARKED, leave]),
+        "stop": ("Stopped", [_STOPPING, _PARKED, leave]),
         "fail": ("Stopped", [_PARKED, exitWithFailure, leave]),
         "handBack": ("Committing", [_PARKED, commitChild.orElse(killChild)]),
     },
@@ -341,18 +345,18 @@ TABLE: dict[str, Rows] = {
                 note(_journal.Committed),
             ],
         ),
-        "childFailed": ("Serving", [tellFailed, catchUp]),
+        "childFailed": ("Serving", [takeBack, tellFailed, catchUp]),
         "rollback": ("Upgrading", [endChild]),
         "stop": ("EndingChild", _END),
     },
     # Nobody accepts, for the child to begin.
     "Committing": {
-        "childServing": ("Watching", [watchChild]),
+        "childServing": ("Watching", [watchChild, beginDrain]),
         "childFailed": ("Serving", _BACK),
         "rollback": ("Withdrawing", [withdrawChild]),
         "stop": ("EndingChild", _END),
     },
-    # The child accepts, and this process may take back.
+    # The child accepts, and this process may roll back; it drains already.
     "Watching": {
         "confirm": ("Replaced", [confirmChild, letGo, tellDone, tellExiting]),
         "childFailed": ("Serving", _BACK),
@@ -373,7 +377,7 @@ TABLE: dict[str, Rows] = {
         "childStopping": ("Stopped", [_PARKED, leave]),
         "redeploy": ("EndingChild", [refuse]),
     },
-    # Final: drains, and leaves.
+    # Final: still drains, and exits.
     "Replaced": {
         "redeploy": ("Replaced", [tellChildToRedeploy]),
         "childFailed": ("Replaced", [mourn]),
@@ -398,7 +402,7 @@ _REFUSED: dict[str, tuple[type[Refusal], str]] = {
     "Initialising": _UNREADY,
     "InitialisingBesideParent": _UNREADY,
     "AwaitingCommit": _UNREADY,
-    "OnProbation": (OnProbation, "the parent may still take back: wait for whenFinal()"),
+    "OnProbation": (OnProbation, "the parent may still roll back: wait for whenFinal()"),
     "Upgrading": _BUSY,
     "Committing": _BUSY,
     "Watching": _BUSY,
@@ -413,40 +417,54 @@ for _state, _why in _REFUSED.items():
 INPUTS = tuple(name for name in vars(Lifecycle) if not name.startswith("_"))
 
 
-def _build(
-    table: dict[str, Rows],
-) -> tuple[TypeMachine[Lifecycle, Core], dict[str, TypedState[Lifecycle, Core]]]:
+class _Machine:
     """
-    Make the machine of a table, and its states by name.
+    Follows L{TABLE}.  What is said while steps are done is heard after them.
     """
-    builder = TypeMachineBuilder(Lifecycle, Core)
-    states = {name: builder.state(name) for name in table}
-    for name, rows in table.items():
-        for what in INPUTS:
-            after, steps = rows.get(what, (name, []))
-            transition: Any = states[name].upon(getattr(Lifecycle, what)).to(states[after])
-            transition(_following(after, steps))
-    return builder.build(), states
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._behind: list[tuple[str, object]] | None = None
+
+    def hear(self, what: str, said: object) -> None:
+        """
+        Follow an input.
+
+        @param said: what came with it.
+        """
+        if self._behind is not None:
+            self._behind.append((what, said))
+            return
+        behind = self._behind = []
+        try:
+            self._follow(what, said)
+        finally:
+            self._behind = None
+        for each in behind:
+            self.hear(*each)
+
+    def _follow(self, what: str, said: object) -> None:
+        state = self._core.state
+        after, steps = TABLE[state].get(what, (state, []))
+        self._core.enter(after)
+        self._core.follow(steps, said)
 
 
-def _following(after: str, steps: list[Step]) -> Callable[..., None]:
-    def follow(machine: Lifecycle, core: Core, said: object = None) -> None:
-        core.state = after
-        core.follow(steps, said)
+def _input(what: str) -> Callable[..., None]:
+    def hear(self: _Machine, said: object = None) -> None:
+        self.hear(what, said)
 
-    return follow
+    return hear
 
 
-machine, STATES = _build(TABLE)
-"""
-The machine, for C{automat-visualize} and L{begin}, and its states by name.
-"""
+for _name in INPUTS:
+    setattr(_Machine, _name, _input(_name))
 
 
 def begin(core: Core, state: str) -> Lifecycle:
     """
     Make the lifecycle of a process that is in a state.
     """
-    core.state = state
-    core.rules = lifecycle = machine(core, STATES[state])
+    core.enter(state)
+    core.rules = lifecycle = cast("Lifecycle", _Machine(core))
     return lifecycle

@@ -4,9 +4,12 @@ What is waited for: by any number of callers, or for so long.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -17,6 +20,12 @@ _TURNS = 2
 How many turns of the reactor come between the end of a time and what is done then:
 what has come meanwhile is heard first, for it may be this process that has been
 asleep.  In one turn a transport reads what was said, in the next that it was the end.
+"""
+
+
+_ACCURACY = 0.001
+"""
+How much too early something may be, in seconds: two clocks do not run alike.
 """
 
 
@@ -69,13 +78,75 @@ class OneShot:
             waiter.callback(None)
 
 
+class SteadyClock:
+    """
+    The time of a reactor, as far as steps of the wall clock go, by which Twisted's own
+    reactors reckon: when that is set forward, nothing is over early.  When it is set back,
+    all that a reactor waits for comes late, and this no less.
+    """
+
+    def __init__(self, reactor: Reactor) -> None:
+        """
+        @param reactor: a real one; the time of any other is its own.
+        """
+        self._reactor = reactor
+        isReal = isinstance(reactor, ReactorBase)
+        self.seconds: Callable[[], float] = time.monotonic if isReal else reactor.seconds
+
+    def callLater(
+        self, delay: float, call: Callable[..., object], /, *args: object, **kw: object
+    ) -> SteadyCall:
+        """
+        See L{twisted.internet.interfaces.IReactorTime}.
+        """
+        return SteadyCall(self._reactor, self.seconds, delay, partial(call, *args, **kw))
+
+
+class SteadyCall:
+    """
+    What is to be called when the time has really come.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        seconds: Callable[[], float],
+        delay: float,
+        do: Callable[[], object],
+    ) -> None:
+        self._reactor = reactor
+        self._seconds = seconds
+        self._due = seconds() + delay
+        self._do = do
+        self._call = reactor.callLater(delay, self._come)
+
+    def _come(self) -> None:
+        early = self._due - self._seconds()
+        if early > _ACCURACY:
+            self._call = self._reactor.callLater(early, self._come)
+        else:
+            self._do()
+
+    def active(self) -> bool:
+        """
+        @return: whether it is still to be called.
+        """
+        return bool(self._call.active())
+
+    def cancel(self) -> None:
+        """
+        It is not to be called any more.
+        """
+        self._call.cancel()
+
+
 class Deadline:
     """
     Does something unless something else happens first.
     """
 
     def __init__(self, reactor: Reactor) -> None:
-        self._reactor = reactor
+        self._reactor = SteadyClock(reactor)
         self._call: Any = None
 
     def after(self, seconds: float, do: Callable[..., object], *arguments: object) -> None:

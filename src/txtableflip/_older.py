@@ -14,7 +14,7 @@ from twisted.internet.abstract import FileDescriptor
 
 from txtableflip._handover.manifest import UnknownEntry
 from txtableflip._journal import ProcessLogger
-from txtableflip._observers import OneShot
+from txtableflip._observers import OneShot, SteadyClock
 from txtableflip._sockets.inventory import Descriptor, HasDescriptor, Inventory
 from txtableflip.interfaces import Reactor
 
@@ -58,6 +58,13 @@ class Older:
         self.areKnown = bool(self._left)
         self._isIncluded = False
 
+    @property
+    def pids(self) -> list[int]:
+        """
+        Their process ids, as they have said, the oldest first.
+        """
+        return [each.pid for each in self._left if isinstance(each.pid, int)]
+
     def watch(self) -> None:
         """
         Learn when they end.
@@ -70,14 +77,27 @@ class Older:
         Have the next generation know this one, too.  Not earlier: a process that
         becomes a daemon is another one by then.
         """
-        if self._isIncluded:
-            return
-        self._isIncluded = True
+        if not self._isIncluded:
+            self._isIncluded = True
+            self._handOn(generation, os.getpid())
+
+    def includeFailed(self, generation: int, pid: int) -> None:
+        """
+        Have the next generation know a child that has not replaced this process, and
+        may have connections to finish.
+        """
+        passedOn = self._handOn(generation, pid)
+        if passedOn is not None:
+            _Watched(self._reactor, *passedOn, self._ended).startReading()
+
+    def _handOn(self, generation: int, pid: int) -> tuple[UnknownEntry, HasDescriptor] | None:
         with suppress(AttributeError, OSError):
-            ourselves = Descriptor(os.pidfd_open(os.getpid()))
+            handle = Descriptor(os.pidfd_open(pid))
             key = {"kind": KIND, "network": "", "address": str(generation), "ordinal": 0}
-            entry = UnknownEntry(key=key, unknown="keep", pid=os.getpid())
-            self._inventory.passedOn.append((entry, ourselves))
+            passedOn = UnknownEntry(key=key, unknown="keep", pid=pid), handle
+            self._inventory.passedOn.append(passedOn)
+            return passedOn
+        return None
 
     def limit(self, count: int) -> None:
         """
@@ -85,7 +105,8 @@ class Older:
         """
         for each in self._left[: max(0, len(self._left) + 1 - count)]:
             _log.warn(
-                "ending process {older}, which still drains: there are {count} generations",
+                "terminating process {older}, which still drains: there are {count} "
+                "generations",
                 older=each.pid,
                 count=len(self._left) + 1,
             )
@@ -95,12 +116,16 @@ class Older:
         if watched in self._left:
             watched.signal(number)
             if more:
-                self._reactor.callLater(TERM_INTERVAL, self._end, watched, *more)
+                SteadyClock(self._reactor).callLater(TERM_INTERVAL, self._end, watched, *more)
 
     def _ended(self, watched: _Watched) -> None:
-        self._left.remove(watched)
         self._inventory.passedOn.remove(watched.passedOn)
         watched.passedOn[1].close()
+        self._inventory.changed()
+        if watched not in self._left:
+            # It was younger than this process.
+            return
+        self._left.remove(watched)
         if not self._left:
             self.areGone.fire()
 

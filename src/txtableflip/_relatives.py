@@ -6,24 +6,33 @@ from __future__ import annotations
 
 import os
 
-from txtableflip._handover.child import Child
+from twisted.internet.defer import Deferred
+
+from txtableflip._handover.child import Child, Verdict
 from txtableflip._handover.messages import (
     Confirm,
     Manifest,
     Redeploy,
     Refused,
     Serving,
-    Stopping,
     Withdraw,
 )
 from txtableflip._handover.nobody import NoChild, NoParent
 from txtableflip._handover.parent import Parent
 from txtableflip._handover.probation import Terms
-from txtableflip._journal import Journal, Started, Watching
+from txtableflip._journal import Journal, ProcessLogger, Started, Watching
 from txtableflip._launch.command import Command
-from txtableflip._launch.origin import CHANNEL_DESCRIPTOR
+from txtableflip._launch.limits import STARTED_WITH, VARIABLE
+from txtableflip._launch.origin import (
+    CHANNEL_DESCRIPTOR,
+    KEEPER,
+    KEEPER_DESCRIPTOR,
+    KEEPER_VARIABLE,
+    START,
+)
 from txtableflip._lifecycle import Lifecycle
-from txtableflip.errors import ChannelError, ChildNotStarted
+from txtableflip._steps import Order
+from txtableflip.errors import ChannelError, ChildNotStarted, NotExpected, Rehearsed
 from txtableflip.interfaces import Reactor
 
 
@@ -39,7 +48,7 @@ class Relatives:
 
     _journal = Journal()
 
-    def __init__(self, reactor: Reactor, parent: Parent | None) -> None:
+    def __init__(self, reactor: Reactor, parent: Parent | NoParent | None) -> None:
         self.signals: list[int] = []
         self.terms = Terms()
         self.child: Child | NoChild = NoChild()
@@ -51,7 +60,7 @@ class Relatives:
         Begin to talk with the parent, if there is one.
         """
         self._lifecycle = lifecycle
-        self._parent.connect(self._reactor, lifecycle)
+        self._parent.connect(self._reactor, lifecycle, ProcessLogger.release)
 
     def sayGoodbye(self) -> None:
         """
@@ -68,16 +77,44 @@ class Relatives:
         """
         self._child.probation.timeIsOver()
 
-    def begin(self, command: Command, manifest: Manifest, descriptors: list[int]) -> None:
+    @property
+    def parentRelease(self) -> str | None:
+        """
+        What people call the parent's release.
+        """
+        return self._parent.manifest.release
+
+    @property
+    def parentPid(self) -> int | None:
+        """
+        The parent, if it is there still.
+        """
+        return self._parent.livingPid
+
+    def whenParentIsGone(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when there is no parent, or not any more.
+        """
+        return self._parent.isGone.wait()
+
+    def begin(
+        self, command: Command, manifest: Manifest, descriptors: list[int], order: Order
+    ) -> None:
         """
         Start a child, and hand over what the manifest says.
 
         @raise ChildNotStarted: if that cannot be done.
         """
-        child = self.child = Child(self._reactor, self._lifecycle)
+        child = self.child = Child(
+            self._reactor, self._lifecycle, lambda pid: _inspect(order, pid)
+        )
         try:
-            environment = command.environment(os.environ)
-            child.start(command.argv(), environment, CHANNEL_DESCRIPTOR, self.signals)
+            environment = {**command.environment(START.environment), VARIABLE: STARTED_WITH}
+            others = {}
+            if KEEPER is not None:
+                others[KEEPER_DESCRIPTOR] = KEEPER
+                environment[KEEPER_VARIABLE] = str(KEEPER_DESCRIPTOR)
+            child.start(command.argv(), environment, CHANNEL_DESCRIPTOR, self.signals, others)
             child.sendManifest(manifest, descriptors)
         except Exception as error:
             child.abandon()
@@ -90,6 +127,7 @@ class Relatives:
             child=child.pid,
             childGeneration=manifest.generation,
             command=str(command),
+            where=command.where,
         )
 
     @property
@@ -100,18 +138,12 @@ class Relatives:
 
     # -- txtableflip._steps.Steps
 
-    def commitChild(self) -> None:
-        self._child.commit(self.terms.seconds)
-
     def watchChild(self) -> None:
         self._journal.tell(Watching, child=self.child.pid, seconds=self.terms.seconds)
         self._child.watch(self.terms)
 
     def withdrawChild(self, why: Exception | None) -> None:
         self._child.withdraw(why)
-
-    def confirmChild(self) -> None:
-        self._child.confirm()
 
     def endChild(self, why: Exception | None) -> None:
         self._child.end(why)
@@ -135,7 +167,7 @@ class Relatives:
         self._parent.say(Refused(reason))
 
     def sayStopping(self) -> None:
-        self._parent.ask(Stopping())
+        self._parent.sayStopping()
 
     def askToBeWithdrawn(self, reason: str) -> None:
         self._parent.ask(Withdraw(reason))
@@ -148,3 +180,21 @@ class Relatives:
 
     def killParent(self) -> None:
         self._parent.kill()
+
+
+def _inspect(order: Order, pid: int | None) -> Verdict | None:
+    """
+    @param pid: of a child that is ready.
+    @return: why it is not to take over, if so.
+    """
+    if order.expect is not None:
+        wanted = os.path.realpath(order.expect)
+        try:
+            found = os.readlink(f"/proc/{pid}/cwd")
+        except OSError as error:
+            return NotExpected, f"runs in a directory that cannot be read ({error})"
+        if found != wanted:
+            return NotExpected, f"runs in {found}, and not in {wanted}"
+    if order.dryRun:
+        return Rehearsed, "was ready, and was told to exit, because this is a rehearsal"
+    return None

@@ -9,6 +9,7 @@ or another step.  L{Core.follow} is the only way to the world.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -18,7 +19,49 @@ from twisted.internet.defer import Deferred
 from txtableflip import _journal
 from txtableflip._journal import Journal, ProcessLogger
 from txtableflip._observers import OneShot
-from txtableflip.errors import ChildNotStarted, Refusal, Stopping, UpgradeError, UpgradeFailed
+from txtableflip.errors import (
+    ChildNotStarted,
+    Refusal,
+    Rehearsed,
+    Stopping,
+    UpgradeError,
+    UpgradeFailed,
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """
+    What the caller of an upgrade wants of it, this once.
+
+    @ivar dryRun: whether the child is sent away when it is ready.
+    @ivar expect: the directory in which the child is to run, if that matters.
+    @ivar drainTimeout: how long all connections have to finish, in seconds, if not as
+        long as usual.
+    """
+
+    dryRun: bool = False
+    expect: str | None = None
+    drainTimeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Account:
+    """
+    How an upgrade went, or goes.
+
+    @ivar began: when, in seconds since the epoch.
+    @ivar outcome: C{"running"}, C{"done"}, C{"failed"}, C{"rolledBack"} or C{"stopped"}.
+    @ivar isRehearsal: whether it was to change nothing.
+    @ivar ended: when, if it has.
+    @ivar reason: why it ended otherwise than it was to.
+    """
+
+    began: float
+    outcome: str = "running"
+    isRehearsal: bool = False
+    ended: float | None = None
+    reason: str | None = None
 
 
 class Steps(Protocol):
@@ -27,6 +70,11 @@ class Steps(Protocol):
     """
 
     # -- accepting
+
+    def learn(self) -> None:
+        """
+        Take in what the parent has opened since this process was started.
+        """
 
     def accept(self) -> None:
         """
@@ -48,12 +96,21 @@ class Steps(Protocol):
         The same, and if that cannot be done now, again until it can.
         """
 
+    def beginDrain(self) -> None:
+        """
+        Say goodbye to the clients of this process: the child serves.
+        """
+
+    def cancelDrain(self) -> None:
+        """
+        Serve them on after all, if that has begun: the child does not.
+        """
+
     # -- what cannot be undone
 
     def finalise(self) -> None:
         """
-        Make of what was inherited what this release wants, and let go of what it
-        does not.
+        Make of what was inherited what this release wants, and end what it does not.
         """
 
     def letGo(self) -> None:
@@ -61,9 +118,14 @@ class Steps(Protocol):
         Let go of everything that the child has.
         """
 
+    def takeBack(self) -> None:
+        """
+        No child takes over: let go of what was kept for one.
+        """
+
     # -- the child
 
-    def startChild(self) -> None:
+    def startChild(self, order: Order) -> None:
         """
         Start the next generation.
         """
@@ -90,7 +152,7 @@ class Steps(Protocol):
 
     def endChild(self, why: Exception | None) -> None:
         """
-        Tell the child to leave, and see that it does: C{childFailed} or
+        Tell the child to exit, and see that it does: C{childFailed} or
         C{childStopping} follows.
         """
 
@@ -101,8 +163,7 @@ class Steps(Protocol):
 
     def dismissChild(self) -> None:
         """
-        Tell a child that stands by to leave, whenever it has finished; or end it, if
-        that cannot be said.  Nothing follows.
+        Have a child that stands by leave when it has finished.  Nothing follows.
         """
 
     def tellChildToRedeploy(self) -> None:
@@ -124,7 +185,7 @@ class Steps(Protocol):
 
     def sayRefused(self, reason: str) -> None:
         """
-        Tell the parent that this process accepts nothing, and leaves.
+        Tell the parent that this process accepts nothing, and exits.
         """
 
     def sayStopping(self) -> None:
@@ -172,7 +233,7 @@ class Step:
 
     @ivar do: does it, with what came with the input.
     @ivar failed: what follows if that raises: the name of an input, which gets the
-        error, and what was to be done behind it is not done any more; or another
+        error, and what was to be done after it is not done any more; or another
         step in its place.  If there is none, it is in the log, and the rest goes on.
     """
 
@@ -192,11 +253,17 @@ class Core:
     What the rules remember besides the state.
 
     @ivar state: the name of the one that the rules are in.
+    @ivar since: when that began, in seconds since the epoch.
+    @ivar servingSince: when this process first served, if it has.
     @ivar isReady: that this process serves, or never will.
     @ivar isFinal: that it serves, and nobody can take that back.
     @ivar isExiting: that it has been replaced, or was told to stop.
     @ivar wanted: whether a redeploy is to follow as soon as one may.
     @ivar result: what the caller of the running upgrade waits for.
+    @ivar order: what the upgrade that began last is to be.
+    @ivar nextOrder: the same of the one that is just being asked for.
+    @ivar lastUpgrade: how that went, or goes, if there was one.
+    @ivar isOver: that it is; it fails as that did.
     @ivar obstacle: why this process cannot be upgraded ever, if so.
     @ivar rules: L{txtableflip._lifecycle.Lifecycle}, for the inputs that follow
         from steps.
@@ -204,16 +271,29 @@ class Core:
 
     steps: Steps
     state: str = ""
+    since: float = 0.0
+    servingSince: float | None = None
     isReady: OneShot = field(default_factory=OneShot)
     isFinal: OneShot = field(default_factory=OneShot)
     isExiting: OneShot = field(default_factory=OneShot)
     journal: Journal = field(default_factory=Journal)
     wanted: bool = False
     result: Deferred[None] | None = None
+    order: Order = Order()
+    nextOrder: Order = Order()
+    lastUpgrade: Account | None = None
+    isOver: OneShot = field(default_factory=OneShot)
     obstacle: str | None = None
     rules: Any = None
 
     _log = ProcessLogger()
+
+    def enter(self, state: str) -> None:
+        """
+        The rules are in this state now.
+        """
+        if state != self.state:
+            self.state, self.since = state, time.time()
 
     def follow(self, steps: Sequence[Step], said: object) -> None:
         """
@@ -239,23 +319,49 @@ class Core:
         The upgrade is over: tell who waits, and the journal.
         """
         result, self.result = self.result, None
-        if error is None:
-            self.journal.tell(_journal.Final)
-        else:
-            self.journal.tell(_journal.Failed, reason=str(error))
+        self._account(error)
         if result is not None and not result.called:
-            if error is None:
+            if error is None or isinstance(error, Rehearsed):
                 result.callback(None)
             else:
                 result.errback(error)
+        if error is None:
+            self.isOver.fire()
+        else:
+            self.isOver.error(error)
+
+    def _account(self, error: UpgradeError | None) -> None:
+        isWell = error is None or isinstance(error, Rehearsed)
+        if self.lastUpgrade is not None:
+            self.lastUpgrade = replace(
+                self.lastUpgrade,
+                outcome=_outcomeOf(error),
+                ended=time.time(),
+                reason=None if isWell else str(error),
+            )
+        if error is None:
+            self.journal.tell(_journal.Final)
+        elif isinstance(error, Rehearsed):
+            self.journal.tell(_journal.Rehearsed, child=error.pid)
+        elif self.order.dryRun:
+            self.journal.tell(_journal.RehearsalFailed, reason=str(error))
+        else:
+            outcome = _outcomeOf(error)
+            self.journal.tell(_journal.Failed, reason=str(error), outcome=outcome)
 
     def begin(self, result: Deferred[None] | None) -> None:
         """
         An upgrade begins, which may be the one that was remembered.
         """
-        self.wanted = False
+        # A rehearsal is not what who wanted a new version has asked for.
+        self.wanted = self.wanted and self.nextOrder.dryRun
         self.result = result
+        self.order, self.nextOrder = self.nextOrder, Order()
+        self.isOver = OneShot()
+        self.lastUpgrade = Account(time.time(), isRehearsal=self.order.dryRun)
         self.journal.tell(_journal.Requested, isDeferred=False)
+        if self.order.dryRun:
+            self.journal.tell(_journal.Rehearsing)
 
     def remember(self) -> None:
         """
@@ -267,11 +373,29 @@ class Core:
         self.wanted = True
         self.journal.tell(_journal.Requested, isDeferred=True)
 
+    def serves(self) -> None:
+        """
+        This process accepts.
+        """
+        if self.servingSince is None:
+            self.servingSince = time.time()
+        self.isReady.fire()
+
     def refuse(self, why: str) -> None:
         """
         A redeploy cannot be.
         """
+        self.wanted = False
         self._log.error("upgrade refused: {why}", why=why)
+
+    def obstruct(self, error: Exception) -> None:
+        """
+        This process serves, and cannot be upgraded ever.
+        """
+        self.obstacle = f"this process cannot be upgraded: {error}"
+        if self.wanted:
+            self.refuse(self.obstacle)
+        self.isReady.error(error)
 
     def leave(self, why: object) -> None:
         """
@@ -280,7 +404,7 @@ class Core:
         error = why if isinstance(why, Exception) else Stopping("this process was told to stop")
         if self.result is not None:
             # Its child has failed, and it could not serve again.
-            self.end(Stopping(f"this process leaves: {error}"))
+            self.end(Stopping(f"this process exits: {error}"))
         self.isReady.error(error)
         self.isFinal.error(error)
         self.isExiting.fire()
@@ -288,12 +412,16 @@ class Core:
 
 # -- what may be done to the world
 
+learn = Step(lambda core, said: core.steps.learn())
 accept = Step(lambda core, said: core.steps.accept())
 park = Step(lambda core, said: core.steps.park())
 takePidFile = Step(lambda core, said: core.steps.takePidFile())
 insistOnPidFile = Step(lambda core, said: core.steps.insistOnPidFile())
+beginDrain = Step(lambda core, said: core.steps.beginDrain())
+cancelDrain = Step(lambda core, said: core.steps.cancelDrain())
 finalise = Step(lambda core, said: core.steps.finalise())
 letGo = Step(lambda core, said: core.steps.letGo())
+takeBack = Step(lambda core, said: core.steps.takeBack())
 die = Step(lambda core, said: core.steps.die())
 exitWithFailure = Step(lambda core, said: core.steps.exitWithFailure())
 
@@ -323,7 +451,7 @@ remember = Step(lambda core, said: core.remember())
 refuse = Step(lambda core, said: core.refuse("this process is stopping"))
 catchUp = Step(lambda core, said: core.rules.redeploy() if core.wanted else None)
 mourn = Step(lambda core, error: core.journal.tell(_journal.SuccessorExited, child=error.pid))
-tellReady = Step(lambda core, said: core.isReady.fire())
+tellReady = Step(lambda core, said: core.serves())
 tellFinal = Step(lambda core, said: core.isFinal.fire())
 tellDone = Step(lambda core, said: core.end(None))
 tellFailed = Step(lambda core, error: core.end(error))
@@ -331,7 +459,7 @@ tellStopping = Step(lambda core, said: core.end(Stopping(_STOPS_BOTH)))
 leave = Step(lambda core, why: core.leave(why))
 tellExiting = Step(lambda core, said: core.isExiting.fire())
 
-_STOPS_BOTH = "this process was told to stop, and ends the one it started"
+_STOPS_BOTH = "this process was told to stop, and terminates its successor"
 
 
 def note(kind: type[_journal.Event]) -> Step:
@@ -350,12 +478,20 @@ def refuseWith(cls: type[Refusal], why: str) -> Step:
 
 def _startChild(core: Core) -> None:
     try:
-        core.steps.startChild()
+        core.steps.startChild(core.order)
     except UpgradeFailed:
         raise
     except Exception as error:
         core._log.failure("the new process could not be started")  # noqa: SLF001
         raise ChildNotStarted(f"could not be started: {error}", phase="start") from error
+
+
+def _outcomeOf(error: UpgradeError | None) -> str:
+    if error is None or isinstance(error, Rehearsed):
+        return "done"
+    if isinstance(error, UpgradeFailed):
+        return "rolledBack" if error.phase == "probation" else "failed"
+    return "stopped"
 
 
 def _inWords(why: object) -> str:

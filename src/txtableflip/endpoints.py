@@ -27,9 +27,9 @@ _log = ProcessLogger()
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class TableflipStringParser:
     """
-    Makes the listening sockets of any server endpoint inheritable:
-    C{tableflip:tcp:8080} listens as C{tcp:8080} does, and the next version of
-    the program goes on listening on the same socket.
+    Makes the listening sockets of any server endpoint inheritable: C{tableflip:tcp:8080}
+    listens as C{tcp:8080} does, and the next version of the program listens on the same
+    socket.
     """
 
     prefix = "tableflip"

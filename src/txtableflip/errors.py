@@ -1,9 +1,9 @@
 """
 What can go wrong: one class for each refusal and each failure.
 
-Two bases tell whose move it is.  A L{Refusal} says that nothing was tried, and
-when to try again.  An L{UpgradeFailed} says that a child was started and did
-not take over; the process that started it serves on.
+There are two bases. A L{Refusal} says that nothing was tried, and when to try again. An
+L{UpgradeFailed} says that a child was started and did not take over; the process that
+started it keeps serving.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class TableflipError(Exception):
 
 class EnvironmentFileError(TableflipError, ValueError):
     """
-    The file with the environment of the next version has a line that cannot be
-    understood: the message says which.
+    The file with the environment of the next version has a malformed line: the message says
+    which.
     """
 
 
@@ -57,27 +57,26 @@ class UpgradeInProgress(Refusal):
 
 class OnProbation(Refusal):
     """
-    The process that started this one may still take back: wait for
-    C{whenFinal()}.
+    The process that started this one may still roll back: wait for C{whenFinal()}.
     """
 
 
 class NotOnProbation(TableflipError):
     """
-    There is nothing to take back or to confirm: no upgrade has been made, or it is
-    final, or has been taken back.
+    There is nothing to roll back or to confirm: no upgrade has been made, or it is final,
+    or is being rolled back already; or only the other process may do it.
     """
 
 
 class AlreadyUpgraded(Refusal):
     """
-    This process has been replaced and is leaving: ask its successor.
+    This process has been replaced and is exiting: ask its successor.
     """
 
 
 class Stopping(Refusal):
     """
-    This process was told to stop, and is not to be replaced any more.
+    This process was told to stop, and cannot be upgraded any more.
     """
 
 
@@ -110,10 +109,17 @@ class UpgradeFailed(UpgradeError):
         self.signal = signal
         self.stderr = stderr
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """
+        What happened, in one sentence.
+        """
         child = "the new process" if self.pid is None else f"the new process {self.pid}"
         again = "again" if self.phase == "probation" else "on"
-        text = f"{child} {self.what} (phase: {self.phase}); the old one serves {again}"
+        return f"{child} {self.what} (phase: {self.phase}); the old one serves {again}"
+
+    def __str__(self) -> str:
+        text = self.headline
         return f"{text}. Its last words:\n{self.stderr}" if self.stderr else text
 
 
@@ -126,22 +132,22 @@ class ChildNotStarted(UpgradeFailed):
 
 class ChildExited(UpgradeFailed):
     """
-    The child ended, by itself or by a signal, before it had taken over: its
-    last words say why.
+    The child exited, by itself or by a signal, before it had taken over: its last lines of
+    output say why.
     """
 
 
 class ChildTimedOut(UpgradeFailed):
     """
-    The child did not do what it had to within the deadline, and was ended:
-    look at what it waits for, or raise C{upgradeTimeout}.
+    The child timed out, and was terminated: look at what it waits for, or raise
+    C{upgradeTimeout}.
     """
 
 
 class RolledBack(UpgradeFailed):
     """
-    The child served, and does not any more: it ended, its health check failed, or
-    somebody wanted it back.  The process that started it serves again.
+    The child served, and does not any more: it exited, its health check failed, or a
+    rollback was requested. The process that started it serves again.
     """
 
 
@@ -160,49 +166,70 @@ class ChildRefused(UpgradeFailed):
 
 class ChildProtocolError(UpgradeFailed):
     """
-    The child closed the channel while it lived, or sent what is no message:
-    is something else writing to its descriptors, or is it another program?
+    The child closed the channel but kept running, or sent what is not a valid message: is
+    something else writing to its descriptors, or is it another program?
+    """
+
+
+class NotExpected(UpgradeFailed):
+    """
+    The child was ready, and runs in another directory than the one that the caller has
+    named: was the link to the release moved?
+    """
+
+
+class Rehearsed(UpgradeFailed):
+    """
+    The child was ready, and was told to exit, because this was a dry run: it has not
+    failed, and neither does C{upgrade()}.
     """
 
 
 class NotSupported(TableflipError):
     """
-    This platform or this reactor cannot hand sockets to another process.
-    C{tableflip:} endpoints listen all the same; there are no upgrades.
+    This platform or this reactor cannot hand sockets to another process. C{tableflip:}
+    endpoints listen all the same, but upgrades are disabled.
     """
 
 
 class UpgraderExists(TableflipError):
     """
-    There is one L{Upgrader} to a process, and it has been made already, by
-    hand or by the first C{tableflip:} endpoint string: make yours before it.
+    There is one L{Upgrader} per process, and it has already been made, explicitly or by the
+    first C{tableflip:} endpoint string: make yours before that.
     """
 
 
 class ParentTimedOut(TableflipError):
     """
-    The parent did not answer that this process is ready.  It may wake up and
-    serve on, so this process must leave.
+    The parent did not answer when this process was ready. It may wake up and continue to
+    serve, so this process must exit.
     """
 
 
 class Abandoned(TableflipError):
     """
-    The parent has given this process up, for the reason in the message, and
-    serves on.  This process must leave.
+    The parent has aborted the upgrade, for the reason in the message, and keeps serving.
+    This process must exit.
+    """
+
+
+class SentAway(Abandoned):
+    """
+    The upgrade was a rehearsal (C{tableflip upgrade --dry-run}), and this process was
+    ready, which is all that was asked. It must exit.
     """
 
 
 class ChannelError(TableflipError):
     """
-    What the parent sent cannot be used: another version of the protocol, no
-    message at all, or sockets that are not what their names say.
+    What the parent sent cannot be used: another version of the protocol, not a valid
+    message, or sockets that are not what their names say.
     """
 
 
 class InvalidEndpoint(TableflipError, ValueError):
     """
-    The string behind C{tableflip:} describes no endpoint.
+    The string after C{tableflip:} is not an endpoint string.
     """
 
 
@@ -216,14 +243,32 @@ class NotInheritable(TableflipError):
 
 class NothingListens(TableflipError):
     """
-    The parent has left listening sockets, and this process listens on none: does it
-    wait for something that does not come?  If the release is to listen nowhere any
-    more, stop the service and start it.
+    The parent has handed over listening sockets, and this process listens on none: does it
+    wait for something that does not come? If the release is not meant to listen any more,
+    stop the service and start it.
     """
 
 
 class PidFileError(TableflipError):
     """
-    The pid file cannot be written: make its directory writable for the user
-    that the service runs as, or name another one.
+    The pid file cannot be written: the message says what to do, such as to make its
+    directory writable for the user that the service runs as.
+    """
+
+
+class NobodyThere(TableflipError):
+    """
+    There is no such process, or it does not answer: the message says why, and what to do.
+    """
+
+
+class InvalidRequest(TableflipError, ValueError):
+    """
+    The request to a process is not valid: the message says what is.
+    """
+
+
+class NoAnswer(TableflipError):
+    """
+    The process has not answered: it is not known whether it has done what was requested.
     """

@@ -1,8 +1,8 @@
 """
 The log of a twistd process, which its next version writes to as well.
 
-The name L{observer} is in the command lines of successors (C{--logger=}), and so
-it is part of what one release says to another: it stays for ever.
+The name L{observer} is in the command lines of successors (C{--logger=}), and so it is part
+of the protocol between releases, and never changes.
 """
 
 from __future__ import annotations

@@ -1,29 +1,45 @@
 """
-Upgrades as a service: the operator's signal redeploys, the process says by
-itself when it is ready, and exits by itself when it has been replaced.
+Upgrades as a service: the operator's signal redeploys, the process becomes ready by itself,
+and exits by itself when it has been replaced.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
+from twisted.logger import LogLevel
 
+from txtableflip._generation import STOP_TIMEOUT
 from txtableflip._journal import ProcessLogger
 from txtableflip._launch.chosen import findLauncher
-from txtableflip._launch.signals import blockSignal
-from txtableflip.errors import PidFileError
+from txtableflip._launch.signals import (
+    checkThread,
+    refuseSignal,
+    rememberSignal,
+    surviveOthers,
+)
+from txtableflip._launch.supervised import warnOfWatchers
+from txtableflip.errors import NotSupported, PidFileError, SentAway
 from txtableflip.interfaces import Reactor
 from txtableflip.upgrader import Upgrader, checkTimeout, currentUpgrader
+
+_log = ProcessLogger()
 
 DRAIN_TIMEOUT = 30.0
 """
 How long open connections may take to finish after an upgrade, in seconds.
+"""
+
+PROBATION = 5.0
+"""
+How long a new process that serves is on probation, in seconds, unless the application makes
+the L{Upgrader}.
 """
 
 REDEPLOY_SIGNAL = "HUP"
@@ -33,18 +49,12 @@ The signal that redeploys.
 
 STOP_SIGNAL = "TERM"
 """
-The signal that stops the service when it has finished what is open.
+The signal that stops the service when its open connections have drained.
 """
 
 REMINDER_AFTER = 10.0
 """
-After how long to say what is waited for before this process is ready, in
-seconds.
-"""
-
-WATCHDOG_GRACE = 0.9
-"""
-How much longer than the drain timeout a process may take to end, in seconds.
+After how long to log what this process waits for before it is ready, in seconds.
 """
 
 
@@ -52,11 +62,12 @@ class UpgradeService(Service):
     """
     Add this to an application whose endpoints are C{tableflip:} strings.
 
-    It handles the signal; says ready when the reactor runs and everything
-    listens that is to; and after an upgrade, or on SIGTERM, lets the open
-    connections finish, and stops the reactor.  A second SIGTERM stops it at
-    once, as SIGINT does.  An application that has C{tableflip:} strings and no
-    such service gets one with these defaults.
+    It handles the signal; calls ready() when the reactor runs and everything that should
+    listen does; and after an upgrade, or on SIGTERM, drains the open connections, and stops
+    the reactor. The drain begins as soon as the new process serves, also on probation; if
+    that is rolled back, connections whose clients have not been told goodbye continue. A
+    second SIGTERM stops it at once, as SIGINT does. An application that has C{tableflip:}
+    strings and no such service gets one with these defaults.
     """
 
     _log = ProcessLogger()
@@ -66,22 +77,28 @@ class UpgradeService(Service):
         upgrader: Upgrader | None = None,
         drainTimeout: float = DRAIN_TIMEOUT,
         signal: str = REDEPLOY_SIGNAL,
+        stopTimeout: float = STOP_TIMEOUT,
     ) -> None:
         """
-        @param upgrader: this process's; if there is none yet, it is made.
-        @param drainTimeout: how long open connections may take to finish after
-            an upgrade, in seconds; then they are cut, and a process that does
-            not end is ended.
+        @param upgrader: that of this process; if there is none yet, it is made, with a
+            probation of 5 seconds. For another probation, or none, pass your own:
+            C{Upgrader(reactor, probation=0)}.
+        @param drainTimeout: how long open connections may take to finish, in
+            seconds from when the new process serves; then they are aborted.
         @param signal: the name of the signal that redeploys.
-        @raise ValueError: if C{drainTimeout} is not positive, or there is no
+        @param stopTimeout: how long the process may take to exit after that, with
+            C{stopService} of all services and the shutdown triggers, in seconds; then it is
+            killed.
+        @raise ValueError: if one of the timeouts is not positive, or there is no
             such signal.
         """
         checkTimeout("drainTimeout", drainTimeout)
+        checkTimeout("stopTimeout", stopTimeout)
         if upgrader is None:
             # The reactor must not be chosen by an import.
             from twisted.internet import reactor  # noqa: PLC0415
 
-            upgrader = currentUpgrader() or Upgrader(reactor)
+            upgrader = currentUpgrader() or Upgrader(reactor, probation=PROBATION)
         self.upgrader = upgrader
         # Nobody else is to use these parts of it.
         self._generation = upgrader._ours  # noqa: SLF001
@@ -89,16 +106,18 @@ class UpgradeService(Service):
         self._readiness = upgrader._readiness  # noqa: SLF001
         self._generation.service = self
         self.drainTimeout = drainTimeout
+        self.stopTimeout = stopTimeout
         self.signal = signal
         # twistd writes its pid file long before this service is started.
-        blockSignal(signal)
+        rememberSignal(signal)
 
     def startService(self) -> None:
         """
         See L{twisted.application.service.IService.startService}.
         """
         super().startService()
-        self.upgrader.redeployOn(self.signal)
+        self._generation.drainTimeout = self.drainTimeout
+        _handleSignals(self.upgrader, self.signal)
         self.upgrader.whenExiting().addCallback(self._drainAndStop)
         self.upgrader.reactor.callWhenRunning(self._startAnnouncing)
         self._stop = self.upgrader.stopOn(STOP_SIGNAL)
@@ -112,7 +131,7 @@ class UpgradeService(Service):
 
     def _announce(self) -> Deferred[None]:
         """
-        Say ready, as soon as there is nothing left to wait for.
+        Call ready() as soon as there is nothing left to wait for.
         """
         launcher = findLauncher()
         launcher.shareLog()
@@ -126,8 +145,8 @@ class UpgradeService(Service):
 
     def _remind(self) -> None:
         """
-        An endpoint that is made and never listens would keep this process from
-        being ready for ever, and without a word.
+        An endpoint that is made and never listens would silently keep this process from
+        being ready for ever.
         """
         self._log.warn(
             "not ready after {seconds:g} s: waiting for {pending}",
@@ -137,7 +156,8 @@ class UpgradeService(Service):
 
     def _sayReady(self) -> None:
         if not self.upgrader.hasParent:
-            self._warnOfObstacles()
+            self._sayWhatIsStarted()
+            warnOfWatchers()
         if not self.upgrader.used:
             self._log.warn(
                 "nothing that listens in this process can be inherited, so its next version "
@@ -145,42 +165,45 @@ class UpgradeService(Service):
             )
         self.upgrader.ready().addErrback(self._notServing)
 
-    def _warnOfObstacles(self) -> None:
-        found = findLauncher().obstacles(self._readiness.descriptions)
-        if found:
-            self._log.warn(
-                "upgrades will fail, because user {user} may not {obstacles}",
-                user=os.geteuid(),
-                obstacles=", nor ".join(found),
-            )
+    def _sayWhatIsStarted(self) -> None:
+        """
+        Else a link that was followed at the start goes unnoticed until a deployment
+        changes nothing.
+        """
+        command = self._generation.command()
+        self._log.info(
+            "an upgrade starts {command} in {where}", command=str(command), where=command.where
+        )
+        for obstacle in findLauncher().obstacles(self._readiness.descriptions):
+            self._log.warn("{obstacle}", obstacle=obstacle)
 
     def _notListening(self, failure: Any) -> None:
         """
-        This process is not ready and never will be.  The parent serves on, if there
-        is one; if not, the rest of this process does, if it listens anywhere.
+        This process is not ready and never will be. The parent keeps serving, if there is
+        one; if not, the rest of this process does, if it listens anywhere.
         """
         self._log.error(
-            "not ready, and not to be upgraded: {reason}", reason=failure.getErrorMessage()
+            "not ready, and cannot be upgraded: {reason}", reason=failure.getErrorMessage()
         )
         self.upgrader.refuse(failure.value)
 
     def _notServing(self, failure: Any) -> None:
         if failure.check(PidFileError) and not self.upgrader.hasParent:
             self._log.error(
-                "serving, and not to be upgraded: {reason}", reason=failure.getErrorMessage()
+                "serving, but cannot be upgraded: {reason}", reason=failure.getErrorMessage()
             )
             return
-        self._log.critical("exiting: {reason}", reason=failure.getErrorMessage())
+        level = LogLevel.info if failure.check(SentAway) else LogLevel.critical
+        self._log.emit(level, "exiting: {reason}", reason=failure.getErrorMessage())
         self._stopReactor()
 
     @inlineCallbacks
     def _drainAndStop(self, ignored: None) -> Any:
         if not self._exit.isShuttingDown:
-            self._exit.endIn(self.drainTimeout + WATCHDOG_GRACE)
             try:
-                yield self.upgrader.drain(self.drainTimeout)
+                yield self.upgrader.drain(self.drainTimeout, self.stopTimeout)
             except Exception:  # noqa: BLE001 - the process has to end in any case
-                self._log.failure("draining failed, and what is still open is cut")
+                self._log.failure("draining failed; aborting what is still open")
             self._stopReactor()
 
     def _stopReactor(self) -> None:
@@ -191,6 +214,23 @@ class UpgradeService(Service):
         # Somebody else may have been faster.
         with suppress(ReactorNotRunning):
             self.upgrader.reactor.stop()
+
+
+def _handleSignals(upgrader: Upgrader, name: str) -> None:
+    """
+    Have a signal redeploy, or log why it cannot, each time that it comes.
+
+    @raise ValueError: if it is somebody else's.
+    """
+    findLauncher().checkSignal(name)
+    surviveOthers(name, upgrader.reactor)
+    try:
+        upgrader.redeployOn(name)
+    except NotSupported as error:
+        why = f"upgrades by signal are disabled: {error}"
+        _log.warn("{why}", why=why)
+        refuse = partial(upgrader._core.refuse, why)  # noqa: SLF001 - as above
+        refuseSignal(name, upgrader.reactor, refuse)
 
 
 def _cancelling(call: Any) -> Callable[[Any], Any]:
@@ -215,13 +255,26 @@ def automaticUpgrader(reactor: Reactor) -> Upgrader:
     """
     upgrader = currentUpgrader()
     if upgrader is None:
-        upgrader = Upgrader(reactor)
-        blockSignal(REDEPLOY_SIGNAL)
-        # In a turn of its own: if the reactor runs, the endpoint is still to be made.
-        reactor.callWhenRunning(reactor.callLater, 0, _runUnattended, upgrader)
+        checkThread()
+        upgrader = Upgrader(reactor, probation=PROBATION)
+        runUnattended(UpgradeService(upgrader))
     return upgrader
 
 
-def _runUnattended(upgrader: Upgrader) -> None:
-    if upgrader._ours.service is None:  # noqa: SLF001 - as above
-        UpgradeService(upgrader).startService()
+def runUnattended(service: UpgradeService) -> None:
+    """
+    Run a service without a parent service when the reactor runs, unless the application has
+    made its own by then.
+    """
+    reactor = service.upgrader.reactor
+    # In a turn of its own: if the reactor runs, the endpoint is still to be made.
+    reactor.callWhenRunning(reactor.callLater, 0, _startUnlessReplaced, service)
+
+
+def _startUnlessReplaced(service: UpgradeService) -> None:
+    if service.upgrader._ours.service is not service:  # noqa: SLF001 - as above
+        return
+    try:
+        service.startService()
+    except ValueError as error:
+        _log.error("upgrades by signal are disabled: {error}", error=str(error))

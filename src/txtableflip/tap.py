@@ -4,8 +4,6 @@ The command C{twistd tableflip}.
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -13,35 +11,28 @@ from twisted.application.service import IProcess, IService, MultiService
 from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
+from twisted.python.log import ILogObserver as ILegacyLogObserver
 
-from txtableflip._generation import MAX_GENERATIONS
 from txtableflip._journal import ProcessLogger
 from txtableflip._launch.application import ApplicationError, findApplication
-from txtableflip._launch.envfile import readEnvironment
 from txtableflip._launch.pidfile import removeStale
-from txtableflip._launch.signals import redeploySignal
-from txtableflip._launch.twistd import OBSERVER
+from txtableflip._launch.twistd import OBSERVER, checkSignal
 from txtableflip.errors import NotSupported, PidFileError
-from txtableflip.service import DRAIN_TIMEOUT, REDEPLOY_SIGNAL, UpgradeService
-from txtableflip.upgrader import UPGRADE_TIMEOUT, Upgrader, checkTimeout
+from txtableflip.options import UpgradeOptions
+from txtableflip.upgrader import Upgrader
 
 _log = ProcessLogger()
 
 
-def _seconds(value: str) -> float:
-    seconds = float(value)
-    checkTimeout("a timeout", seconds)
-    return seconds
+def _removeStale(path: str | None) -> None:
+    if path:
+        try:
+            removeStale(path)
+        except PidFileError as error:
+            raise usage.UsageError(str(error)) from error
 
 
-def _command(value: str) -> list[str]:
-    words = shlex.split(value)
-    if not words:
-        raise ValueError("a command names a program")
-    return words
-
-
-class Options(usage.Options):
+class Options(UpgradeOptions):
     """
     What C{twistd tableflip} understands.
     """
@@ -50,78 +41,14 @@ class Options(usage.Options):
     longdesc = (
         "Run an application whose endpoints begin with tableflip: (as in "
         "tableflip:tcp:8080). On SIGHUP its next version is started beside it, takes over "
-        "the listening sockets when it is ready, and this one finishes what it began. "
+        "the listening sockets when it is ready, and this one drains. "
         "APPLICATION is module:attribute; or a module with an attribute application, "
         "service or makeService; or a .tac or .py file with one; or another twistd "
         "command, whose own options follow after --."
     )
-    optParameters: tuple[tuple[object, ...], ...] = (
-        ("app", "a", None, "What to run."),
-        (
-            "upgrade-timeout",
-            None,
-            UPGRADE_TIMEOUT,
-            "Seconds that a new process may take until it is ready.",
-            _seconds,
-        ),
-        (
-            "drain-timeout",
-            None,
-            DRAIN_TIMEOUT,
-            "Seconds that open connections may take to finish after an upgrade.",
-            _seconds,
-        ),
-        (
-            "probation",
-            None,
-            0.0,
-            "Seconds after it took over in which a new process may be taken back.",
-            float,
-        ),
-        (
-            "health-check",
-            None,
-            None,
-            "Ask this command while on probation: if it fails thrice, the old process serves.",
-            _command,
-        ),
-        (
-            "max-generations",
-            None,
-            MAX_GENERATIONS,
-            "How many processes may live, of which all but one drain.",
-            int,
-        ),
-        ("signal", "s", REDEPLOY_SIGNAL, "The signal that redeploys."),
-        (
-            "command",
-            None,
-            None,
-            "Start this as the next version, and not what this one was started as.",
-            _command,
-        ),
-    )
-    optFlags: tuple[tuple[object, ...], ...] = (
-        (
-            "inherit-all",
-            None,
-            "Make all that listens inheritable, with or without tableflip: before it.",
-        ),
-    )
+    optParameters: tuple[tuple[object, ...], ...] = (("app", "a", None, "What to run."),)
     upgrader: Upgrader | None = None
-    envFile: str | None = None
     makeApplication: Callable[[], object]
-
-    def opt_env_file(self, path: str) -> None:
-        """
-        Set the environment variables in this file (NAME=value), now and for each
-        next version.
-        """
-        try:
-            os.environ.update(readEnvironment(path))
-        except (OSError, ValueError) as error:
-            raise usage.UsageError(f"--env-file: {error}") from error
-        self.envFile = path
 
     def parseArgs(self, *arguments: str) -> None:
         """
@@ -143,22 +70,23 @@ class Options(usage.Options):
                 "--chroot cannot be used: the next version could not be started from "
                 "inside, where there is no Python"
             )
+        self.checkUpgradeOptions()
         try:
-            redeploySignal(self["signal"])
+            if "nodaemon" in twistd:
+                # twist rotates nothing.
+                checkSignal(self["signal"])
             self.upgrader = self._makeUpgrader()
-            if self["inherit-all"] and self.upgrader is not None:
-                self.upgrader.reactor.inheritAll()
+        except ValueError as error:
+            raise usage.UsageError(str(error)) from error
+        try:
+            # A ValueError here is the application's, and keeps its traceback.
             self.makeApplication = findApplication(self["app"], self["arguments"], twistd)
-        except (ValueError, ApplicationError) as error:
+        except ApplicationError as error:
             if self.upgrader is not None:
                 # twistd says it on a standard output that a daemon does not have.
                 self.upgrader.refuse(error)
             raise usage.UsageError(str(error)) from error
-        if twistd.get("pidfile"):
-            try:
-                removeStale(twistd["pidfile"])
-            except PidFileError as error:
-                raise usage.UsageError(str(error)) from error
+        _removeStale(twistd.get("pidfile"))
         if not (twistd.get("logger") or twistd.get("syslog")):
             twistd["logger"] = OBSERVER
 
@@ -170,17 +98,9 @@ class Options(usage.Options):
         from twisted.internet import reactor  # noqa: PLC0415 - twistd has chosen it
 
         try:
-            return Upgrader(
-                reactor,
-                self["upgrade-timeout"],
-                command=self["command"],
-                envFile=self.envFile,
-                maxGenerations=self["max-generations"],
-                probation=self["probation"],
-                healthCheck=self["health-check"],
-            )
+            return self.makeUpgrader(reactor)
         except NotSupported as error:
-            _log.warn("there will be no upgrades: {error}", error=str(error))
+            _log.warn("upgrades are disabled: {error}", error=str(error))
             return None
 
 
@@ -200,7 +120,7 @@ class Host(MultiService):
         log, its user and its name.
         """
         super().setServiceParent(parent)
-        for interface in (ILogObserver, IProcess):
+        for interface in (ILogObserver, ILegacyLogObserver, IProcess):
             component = interface(self._application, None)
             if component is not None and isinstance(self._application, Componentized):
                 parent.setComponent(interface, component)
@@ -212,7 +132,5 @@ def makeService(options: Options) -> IService:
     """
     host = Host(options.makeApplication())
     if options.upgrader is not None:
-        UpgradeService(
-            options.upgrader, options["drain-timeout"], options["signal"]
-        ).setServiceParent(host)
+        options.makeUpgradeService(options.upgrader).setServiceParent(host)
     return host

@@ -2,7 +2,8 @@
 A program that holds one of everything that can be inherited, and serves on all
 of it; run as C{python everything.py DIRECTORY}.
 
-It writes what it has to DIRECTORY/addresses as JSON.
+It writes what it has to DIRECTORY/addresses as JSON.  With a second directory, it has
+a helper, a forked worker and a thread that write there, and end with it.
 """
 
 import json
@@ -11,13 +12,15 @@ import socket
 import sys
 from contextlib import suppress
 
+import companions
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.filepath import FilePath
+from zope.interface import implementer
 
-from txtableflip import Upgrader
+from txtableflip import IDrainable, Upgrader
 
 GROUP = "239.255.71.9"
 directory = sys.argv[1]
@@ -34,7 +37,15 @@ class Answering(LineOnlyReceiver):
         self.transport.loseConnection()
 
 
+@implementer(IDrainable)
 class Numbers(DatagramProtocol):
+    """
+    Answers at once, so it has nothing left to say.
+    """
+
+    def drain(self, seconds):
+        self.transport.stopListening()
+
     def datagramReceived(self, datagram, address):
         self.transport.write(b"%s %d" % (datagram, upgrader.generation), address)
 
@@ -89,26 +100,6 @@ def reusing():
     return sock
 
 
-class Talking(LineOnlyReceiver):
-    """
-    A connection that outlives its process.
-    """
-
-    delimiter = b"\n"
-
-    def lineReceived(self, line):
-        self.transport.write(b"%s %d\n" % (line, upgrader.generation))
-
-
-class Keeping(Talking):
-    """
-    The first of them: what it is on is handed over.
-    """
-
-    def connectionMade(self):
-        upgrader.fds.addConnection("talk", self.transport)
-
-
 def diary():
     """
     Return a file that was opened once.
@@ -123,13 +114,14 @@ def diary():
 
 
 async def main():
+    if len(sys.argv) > 2:
+        companions.start(sys.argv[2])
     inherit = upgrader.reactor
     factory = Factory.forProtocol(Answering)
     ports = {
         "tcp": await upgrader.endpoint("tcp:0:interface=localhost").listen(factory),
         "again": await upgrader.endpoint("tcp:0:interface=127.0.0.1").listen(factory),
         "with": upgrader.fds.listenWith("reusing", reusing, factory),
-        "keep": inherit.listenTCP(0, Factory.forProtocol(Keeping), 50, "127.0.0.2"),
         "udp": inherit.listenUDP(0, Numbers(), "127.0.0.1", maxPacketSize=65000),
         "multicast": inherit.listenMulticast(0, Group(), GROUP),
     }
@@ -144,7 +136,6 @@ async def main():
     ]
     addresses = {name: port.getHost().port for name, port in ports.items()}
     # What is not asked for until then is closed.
-    upgrader.fds.connection("talk", Factory.forProtocol(Talking))
     book = diary()
     await upgrader.ready()
     for reader in readers:

@@ -1,8 +1,8 @@
 """
 A service for the tests that listens when it has reached its database, which takes
 C{$DELAY} seconds; on C{$EARLY} at once, if that is set, and on C{$LATE} then.  If
-C{$UNTIL} is set, it says that it is not ready until then.  C{$RELEASE_FILE} may have
-the database away.
+C{$UNTIL} is set, or C{$RELEASE_FILE} has C{isAwaited}, it says that it is not ready until
+then.  C{$RELEASE_FILE} may have the database away.
 """
 
 import os
@@ -29,7 +29,7 @@ class Late(service.Service):
         super().startService()
         self.listen("EARLY")
         reaching = self.reach()
-        if "UNTIL" in os.environ:
+        if "UNTIL" in os.environ or "isAwaited" in answering["RELEASE"]:
             currentUpgrader().notReadyUntil(reaching)
 
     @inlineCallbacks

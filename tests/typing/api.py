@@ -16,7 +16,7 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IProtocol, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver
@@ -31,11 +31,13 @@ from txtableflip import (
     IDrainable,
     IDrainableFactory,
     InheritableEndpoint,
+    IResumable,
     IUpgrader,
     OpenConnection,
     StopHandler,
     Upgrader,
     UpgradeService,
+    Work,
     currentUpgrader,
     drain,
     endpoints,
@@ -93,7 +95,14 @@ async def main(reactor: Any, description: str = "tcp:8080") -> None:
     assert_type(upgrader.whenParentExits(), Deferred[None])
     assert_type(upgrader.whenExiting(), Deferred[None])
     assert_type(upgrader.stop(), Deferred[None])
+    with upgrader.busy("a job"):
+        assert_type(upgrader.work, list[Work])
+        assert_type(upgrader.work[0].what, str)
+        assert_type(upgrader.work[0].seconds, int)
+    called: Deferred[str] = Deferred()
+    assert_type(upgrader.busyUntil("a call", called), Deferred[str])
     assert_type(await upgrader.drain(30), int)
+    assert_type(await upgrader.drain(30, stopTimeout=5), int)
     upgrader.refuse(ValueError("no configuration"))
     upgrader.redeploy()
 
@@ -160,6 +169,7 @@ OTHERS: list[type[txtableflip.TableflipError]] = [
     txtableflip.NotSupported,
     txtableflip.ParentTimedOut,
     txtableflip.PidFileError,
+    txtableflip.SentAway,
     txtableflip.UpgraderExists,
 ]
 VALUE_ERRORS: list[type[ValueError]] = [
@@ -171,7 +181,7 @@ VALUE_ERRORS: list[type[ValueError]] = [
 # -- what is handed over by name
 
 
-def handOver(upgrader: Upgrader, sock: socket.socket, echo: Echo) -> None:
+def handOver(upgrader: Upgrader, sock: socket.socket) -> None:
     found: fds.Fds = upgrader.fds
     found.addFile("cache", 3)
     assert_type(found.file("cache"), Descriptor | None)
@@ -183,9 +193,7 @@ def handOver(upgrader: Upgrader, sock: socket.socket, echo: Echo) -> None:
         file.close()
     found.addListener("raw", sock)
     assert_type(found.listener("raw"), socket.socket | None)
-    found.addConnection("upstream", echo.transport)
     factory = Factory.forProtocol(Echo)
-    assert_type(found.connection("upstream", factory), IProtocol | None)
     port = found.listenWith("seq", lambda: socket.create_server(("", 0)), factory)
     assert_type(port, IListeningPort)
 
@@ -197,6 +205,12 @@ def handOver(upgrader: Upgrader, sock: socket.socket, echo: Echo) -> None:
 class Chat(Protocol):
     def drain(self, seconds: float) -> Deferred[None] | None:
         return None
+
+
+@implementer(IResumable)
+class PatientChat(Chat):
+    def resume(self) -> bool:
+        return True
 
 
 @implementer(IDrainableFactory)
@@ -214,7 +228,7 @@ class ChatFactory(Factory):
 
 async def chat(upgrader: Upgrader) -> None:
     await upgrader.endpoint("tcp:8081").listen(ChatFactory())
-    same: list[type[object]] = [drain.IDrainable, drain.IDrainableFactory]
+    same: list[type[object]] = [drain.IDrainable, drain.IDrainableFactory, drain.IResumable]
     same += [drain.OpenConnection, interfaces.IUpgrader, IUpgrader]
 
 
@@ -223,9 +237,10 @@ async def chat(upgrader: Upgrader) -> None:
 
 def makeService(upgrader: Upgrader) -> UpgradeService:
     UpgradeService()
-    made = service.UpgradeService(upgrader, drainTimeout=10.0, signal="USR2")
+    made = service.UpgradeService(upgrader, drainTimeout=10.0, signal="USR2", stopTimeout=5)
     assert_type(made.upgrader, Upgrader)
     assert_type(made.drainTimeout, float)
+    assert_type(made.stopTimeout, float)
     assert_type(made.signal, str)
     return made
 
@@ -297,6 +312,6 @@ def torment(command: list[str]) -> Report:
     assert_type(outcome, Event)
     assert_type((outcome.generation, outcome.pid), tuple[int, int])
     assert_type(report.samples[0].took, float)
-    assert_type(MISHAPS, tuple[Mishap, Mishap, Mishap])
+    assert_type(MISHAPS, tuple[Mishap, Mishap, Mishap, Mishap])
     assert_type(MISHAPS[0].fault, Fault)
     return report

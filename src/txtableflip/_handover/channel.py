@@ -7,6 +7,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from twisted.internet import protocol
@@ -14,9 +15,11 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.unix import Server
 from twisted.python.failure import Failure
 
+from txtableflip._handover.forks import keepFromForks
 from txtableflip._handover.frames import Frame, FrameReader, closeAll, divide
-from txtableflip._handover.messages import Message, decode, encode
-from txtableflip._handover.receiving import receive
+from txtableflip._handover.messages import Commit, Hello, Message, Offer, decode, encode
+from txtableflip._handover.pidfd import Pidfd, Watch, isReadable
+from txtableflip._handover.receiving import Received, receive, requireWhole
 from txtableflip._journal import (
     Hearing,
     HearingTheEnd,
@@ -92,17 +95,28 @@ class _Transport(Server):
             self._unsent.popleft()
         return sent
 
+    def hearOut(self) -> None:
+        """
+        The peer has ended.  Hear what it has said, and that it was the end, whoever
+        else holds its end of the channel: a process that it has forked.
+        """
+        why = None
+        while why is None and self.connected and isReadable(self.socket.fileno()):
+            why = self.doRead()
+        if self.connected:
+            self.stopReading()
+            self.stopWriting()
+            self.connectionLost(Failure(why or CONNECTION_LOST))
+
     def doRead(self) -> Any:
         channel: Any = self.protocol
         try:
-            data, descriptors = receive(self.socket, self.bufferSize)
+            came = receive(self.socket, self.bufferSize)
         except BlockingIOError:
             return None
         except OSError:
             return CONNECTION_LOST
-        except ChannelError as error:
-            return channel.garbled(error)
-        return channel.received(data, descriptors) if data else CONNECTION_DONE
+        return channel.received(came) if came.data else CONNECTION_DONE
 
 
 class Channel(protocol.Protocol):
@@ -119,6 +133,23 @@ class Channel(protocol.Protocol):
         self._reader = FrameReader()
         self._open = False
         self._isGarbled = False
+        self._descriptors: list[int] = []
+        self._watched: Watch | None = None
+        self._sender: int | None = None
+
+    def endWith(self, process: Pidfd) -> None:
+        """
+        End as soon as a process has ended, and all that it has said is heard.
+        """
+        transport: Any = self.transport
+        if self._open and process.fileno() >= 0:
+            self._watched = Watch(transport.reactor, process, transport.hearOut)
+            self._watched.startReading()
+
+    def _unwatch(self) -> None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watched.stop()
 
     def connectionMade(self) -> None:
         self._open = True
@@ -163,20 +194,22 @@ class Channel(protocol.Protocol):
             transport: Any = self.transport
             transport.stopReading()
             transport.stopWriting()
+            self._unwatch()
             self._reader.close()
 
     def dataReceived(self, data: bytes) -> None:
-        self.received(data, ())
+        self.received(Received(data, [], None, isCut=False))
 
-    def received(self, data: bytes, descriptors: Sequence[int]) -> None:
+    def received(self, came: Received) -> None:
         """
         Bytes have come, and descriptors with them.
         """
+        self._sender = came.sender
         if self._isGarbled or not self._open:
-            closeAll(descriptors)
+            closeAll(came.descriptors)
             return
         try:
-            for frame in self._reader.receive(data, descriptors):
+            for frame in self._reader.receive(came.data, came.descriptors, isCut=came.isCut):
                 self._hear(frame)
                 if self._isGarbled or not self._open:
                     return
@@ -184,8 +217,13 @@ class Channel(protocol.Protocol):
             self.garbled(error)
 
     def _hear(self, frame: Frame) -> None:
-        # Nothing that is said here so far comes with any.
-        closeAll(frame.descriptors)
+        self._descriptors = frame.descriptors
+        try:
+            self._hearWith(frame)
+        finally:
+            closeAll(self.takeDescriptors())
+
+    def _hearWith(self, frame: Frame) -> None:
         message = decode(frame)
         name = str(frame.header["message"])[:60]
         if message is None:
@@ -193,12 +231,22 @@ class Channel(protocol.Protocol):
                 "ignoring a message that this version does not know: {name}", name=name
             )
             return
-        if frame.descriptors:
-            raise ChannelError(f"{len(frame.descriptors)} descriptors came with a {name}")
+        _checkDescriptors(message, frame)
+        if isinstance(message, Hello) and self._sender is not None:
+            # It may be of another pid namespace, where it has another process's number.
+            message = replace(message, pid=self._sender)
         self._tell(Hearing, message)
         error = self._try(self._receiver.messageReceived, message)
         if error is not None:
             self.garbled(ChannelError(f"a {name} could not be acted upon: {error}"))
+
+    def takeDescriptors(self) -> list[int]:
+        """
+        @return: those that have come with the message which is just being received:
+            they are the caller's. What nobody takes is closed.
+        """
+        taken, self._descriptors = self._descriptors, []
+        return taken
 
     def garbled(self, error: ChannelError) -> None:
         """
@@ -213,6 +261,7 @@ class Channel(protocol.Protocol):
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._open = False
+        self._unwatch()
         self._reader.close()
         self._journal.tell(HearingTheEnd, peer=self._peer, peerPid=self._receiver.peerPid)
         self._try(self._receiver.channelLost)
@@ -230,6 +279,19 @@ class Channel(protocol.Protocol):
         return None
 
 
+def _checkDescriptors(message: Message, frame: Frame) -> None:
+    """
+    @raise ChannelError: if others have come than belong to it.
+    """
+    if isinstance(message, Offer):
+        # What it offers without its descriptor stays where it is.
+        return
+    requireWhole(frame)
+    if len(frame.descriptors) != (len(message.came) if type(message) is Commit else 0):
+        name = type(message).__name__
+        raise ChannelError(f"{len(frame.descriptors)} descriptors came with a {name}")
+
+
 def connectChannel(
     reactor: Reactor, sock: socket.socket, receiver: MessageReceiver, peer: Peer
 ) -> Channel:
@@ -238,5 +300,6 @@ def connectChannel(
     """
     channel = Channel(receiver, peer)
     sock.setblocking(False)
+    keepFromForks(sock)
     channel.makeConnection(_Transport(reactor, sock, channel))
     return channel

@@ -5,17 +5,20 @@ The process that this one starts, to be replaced by it: the conversation.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from txtableflip._handover.channel import connectChannel
 from txtableflip._handover.ending import Ending
+from txtableflip._handover.manifest import NO_NEWS, News
 from txtableflip._handover.messages import (
+    OUTPUT,
     PROBATION,
     Commit,
     Confirm,
     Hello,
     Manifest,
     Message,
+    Offer,
     Ready,
     Redeploy,
     Refused,
@@ -24,7 +27,9 @@ from txtableflip._handover.messages import (
     Withdraw,
     bothCan,
 )
+from txtableflip._handover.pidfd import Pidfd
 from txtableflip._handover.probation import Terms
+from txtableflip._handover.receiving import learnSenders
 from txtableflip._journal import Greeted, Journal, ProcessLogger
 from txtableflip._lifecycle import Lifecycle
 from txtableflip.errors import (
@@ -51,24 +56,44 @@ nobody accepts.
 """
 
 
+Verdict = tuple[type[UpgradeFailed], str]
+"""
+Why a child is not to take over, as an error and in words.
+"""
+
+Inspect = Callable[[int | None], Verdict | None]
+"""
+Says of a process that is ready why it is not to take over, if so.
+"""
+
+
 class Child:
     """
     A child, as it is started and told what to do; what it says is heard by
     L{Answers}.
 
-    @ivar probation: while it may be taken back.
+    @ivar probation: while it may be rolled back.
+    @ivar can: whether both can do something.
     """
 
-    def __init__(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        lifecycle: Lifecycle,
+        inspect: Inspect = lambda pid: None,
+    ) -> None:
         ours, self._theirs = socket.socketpair()
+        learnSenders(ours)
         self._reactor = reactor
         self._isHandedBack = False
         self._ending = Ending(reactor, lifecycle, self._say)
         self._process = self._ending.process
         self._deadline = self._ending.deadline
         self.probation = self._ending.probation
-        self._answers = Answers(self._ending, lifecycle)
+        self._answers = Answers(self._ending, lifecycle, inspect)
+        self.can = self._answers.can
         self._channel = connectChannel(reactor, ours, self._answers, "child")
+        self._answers.greeted = self._channel.endWith
 
     @property
     def pid(self) -> int | None:
@@ -77,12 +102,27 @@ class Child:
         """
         return self._process.pid
 
+    @property
+    def release(self) -> str | None:
+        """
+        What it calls its release, if it has greeted.
+        """
+        return self._answers.release
+
+    @property
+    def livingPid(self) -> int | None:
+        """
+        The process that has greeted, or will, as long as it is to serve, or may.
+        """
+        return None if self._ending.isOver else self._process.childPid
+
     def start(
         self,
         argv: Sequence[str],
         environment: Mapping[str, str],
         number: int,
         blocked: Sequence[int],
+        others: Mapping[int, int],
     ) -> None:
         """
         Start it.
@@ -90,13 +130,14 @@ class Child:
         @param number: of the channel's descriptor in the child.
         @param blocked: the numbers of signals that must not kill it before it
             has handlers for them.
+        @param others: which more of our descriptors it has, by the numbers that they
+            have there.
         @raise OSError: if the operating system cannot.
         @raise ValueError: if there is a NUL in an argument.
         """
         with self._theirs as channel:
-            self._process.start(
-                self._reactor, argv, environment, {number: channel.fileno()}, blocked
-            )
+            inherited = {number: channel.fileno(), **others}
+            self._process.start(self._reactor, argv, environment, inherited, blocked)
 
     def sendManifest(self, manifest: Manifest, descriptors: Sequence[int]) -> None:
         """
@@ -104,15 +145,16 @@ class Child:
 
         @raise ChannelError: if that is too long to be told.
         """
-        self._channel.send(manifest, [self._process.stderr.fileno(), *descriptors])
+        self._channel.send(*self._process.withStreams(manifest, descriptors))
         late = f"was not ready after {manifest.upgradeTimeout:g} seconds"
         self._deadline.after(manifest.upgradeTimeout, self._ending.giveUp, ChildTimedOut, late)
 
-    def commit(self, probation: float) -> None:
+    def commit(self, probation: float, news: News = NO_NEWS) -> None:
         """
         Tell it to serve.
 
-        @param probation: for how long it may be taken back, in seconds.
+        @param probation: for how long it may be rolled back, in seconds.
+        @param news: what it inherits besides, if it L{can} take that.
         """
         # It may be for the second time, as this process could not serve again.
         self._isHandedBack = self._answers.isWithdrawn
@@ -120,13 +162,13 @@ class Child:
         self._ending.phase = "commit"
         late = f"was ready, and then did not serve within {COMMIT_TIMEOUT:g} seconds"
         self._deadline.after(COMMIT_TIMEOUT, self._ending.kill, ChildTimedOut, late)
-        self._channel.send(Commit(probation))
+        self._channel.send(Commit(probation, news.entries), news.descriptors)
 
     def watch(self, terms: Terms) -> None:
         """
         See whether it serves well: C{confirm} or C{rollback} follows.
         """
-        if self._isHandedBack or not self._answers.can(PROBATION):
+        if self._isHandedBack or not self.can(PROBATION):
             terms = Terms()
         self.probation.begin(terms)
 
@@ -137,7 +179,7 @@ class Child:
         self._answers.isWithdrawn = True
         self.probation.stop()
         self._ending.judge(*_reason(why))
-        if self._answers.can(PROBATION):
+        if self.can(PROBATION):
             late = f"was withdrawn, and did not stand by within {WITHDRAW_TIMEOUT:g} seconds"
             self._deadline.after(WITHDRAW_TIMEOUT, self._ending.kill, ChildTimedOut, late)
             self._channel.send(Withdraw(_reason(why)[1]))
@@ -150,8 +192,18 @@ class Child:
         """
         self._ending.isFinal = True
         self.probation.stop()
-        if self._answers.can(PROBATION):
+        if self.can(OUTPUT):
+            self._process.leaveOutput()
+        if self.can(PROBATION):
             self._channel.send(Confirm())
+
+    def offer(self, offer: Offer, descriptors: Sequence[int]) -> None:
+        """
+        Offer it connections; L{can} says whether that means anything to it.
+
+        @raise ChannelError: if that is too long to be told.
+        """
+        self._channel.send(offer, descriptors)
 
     def redeploy(self) -> None:
         """
@@ -161,7 +213,7 @@ class Child:
 
     def end(self, why: Exception | None) -> None:
         """
-        Make it leave.
+        Make it exit.
         """
         self._ending.giveUp(*_reason(why))
 
@@ -173,8 +225,7 @@ class Child:
 
     def dismiss(self) -> None:
         """
-        Have one that stands by leave, whenever it has finished what is open; or end it
-        at once, if it cannot be told.
+        Have one that stands by leave when it has finished; or end it, if it cannot be told.
         """
         try:
             self._ending.over()
@@ -182,6 +233,16 @@ class Child:
             # It would take the end of this process for a reason to serve.
             self._ending.abandon()
             raise
+
+    def _say(self, message: Message) -> None:
+        self._channel.send(message)
+
+    @property
+    def mayDrain(self) -> bool:
+        """
+        Whether it may have accepted connections, and not be gone.
+        """
+        return self._ending.phase in ("commit", "probation") and not self._process.isReaped
 
     def abandon(self) -> None:
         """
@@ -197,19 +258,16 @@ class Child:
         if self._ending.isFinal:
             self._channel.keepOpenUntilExit()
 
-    def _say(self, message: Message) -> None:
-        self._channel.send(message)
 
-
-def _reason(why: Exception | None) -> tuple[type[UpgradeFailed], str]:
+def _reason(why: Exception | None) -> Verdict:
     """
     @return: what the upgrade fails with, and why in words, if this process decides.
     """
     if why is None:
-        return ChildExited, "was ended, because the old one was told to stop"
+        return ChildExited, "was terminated, because the old one was told to stop"
     if isinstance(why, UpgradeFailed):
         return type(why), why.what
-    return HandoverFailed, f"was given up, because the old one failed to hand over: {why}"
+    return HandoverFailed, f"was aborted, because the old one failed to hand over: {why}"
 
 
 class Answers:
@@ -218,16 +276,23 @@ class Answers:
     the channel; the exit status only adds the reason.
 
     @ivar isWithdrawn: whether it is to stand by.
+    @ivar release: what it calls its release.
+    @ivar greeted: is told which process the child is.
     """
 
     _log = ProcessLogger()
     _journal = Journal()
 
-    def __init__(self, ending: Ending, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, ending: Ending, lifecycle: Lifecycle, inspect: Inspect = lambda pid: None
+    ) -> None:
         self.isWithdrawn = False
+        self._inspect = inspect
         self._ending = ending
         self._lifecycle = lifecycle
         self._can: tuple[str, ...] = ()
+        self.release: str | None = None
+        self.greeted: Callable[[Pidfd], object] = id
 
     @property
     def peerPid(self) -> int | None:
@@ -259,7 +324,7 @@ class Answers:
             # It has not heard Confirm yet, or is broken.
             name = type(message).__name__
             self._log.warn(
-                "process {child} said {name}, too late", child=self.peerPid, name=name
+                "ignoring a late {name} from process {child}", child=self.peerPid, name=name
             )
         elif isinstance(message, Refused):
             self._refused(message.reason)
@@ -272,7 +337,7 @@ class Answers:
     @property
     def _mayStop(self) -> bool:
         """
-        Whether it has served, or was told to leave: until then, it refuses.
+        Whether it has served, or was told to exit: until then, it refuses.
         """
         return self._ending.hasBegun or self._ending.phase == "probation"
 
@@ -290,18 +355,14 @@ class Answers:
             # To kill(2), that is a group, or everybody.
             self.channelGarbled(ChannelError(f"process {message.pid} greets"))
         elif isinstance(message, Hello) and phase == "start":
-            self._can = message.can
+            self._can, self.release = message.can, message.release
             self._ending.phase = "initialise"
-            self._ending.process.greetedBy(message.pid)
-            self._journal.tell(Greeted, child=message.pid)
+            self._greeted(message.pid)
         elif isinstance(message, Ready) and self.isWithdrawn:
             self._ending.deadline.stop()
             self._lifecycle.childReady(self._ending.describe())
         elif isinstance(message, Ready) and phase == "initialise":
-            self._ending.deadline.stop()
-            # Whether or not it can be told to serve.
-            self._ending.phase = "commit"
-            self._lifecycle.childReady()
+            self._ready()
         elif isinstance(message, Serving) and phase == "commit":
             self._ending.phase = "probation"
             if not self.isWithdrawn:
@@ -314,11 +375,30 @@ class Answers:
         else:
             self.channelGarbled(ChannelError(f"{message} at the wrong time"))
 
+    def _ready(self) -> None:
+        verdict = self._inspect(self._ending.process.childPid)
+        if verdict is not None:
+            self._ending.giveUp(*verdict)
+            return
+        self._ending.deadline.stop()
+        # Whether or not it can be told to serve.
+        self._ending.phase = "commit"
+        self._lifecycle.childReady()
+
+    def _greeted(self, pid: int) -> None:
+        process = self._ending.process
+        self.greeted(process.greetedBy(pid))
+        self._journal.tell(Greeted, child=pid, childRelease=self.release)
+        if not process.maySignal:
+            # It could not be made to exit, when that is needed most.
+            what = f"greeted as process {pid}, which this process may not signal"
+            self._ending.giveUp(ChildProtocolError, what)
+
     def channelGarbled(self, error: ChannelError) -> None:
         """
         The child sent nonsense.
         """
-        what = f"sent what cannot be understood: {error}"
+        what = f"sent what is not a valid message: {error}"
         if self._ending.isFinal:
             # It serves, and this process does not any more: let it be.
             self._log.error("process {child} {what}", child=self.peerPid, what=what)

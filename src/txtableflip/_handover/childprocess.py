@@ -6,9 +6,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from io import FileIO
 
+from twisted.python.failure import Failure
+
+from txtableflip._handover.lastwords import outputEntry, stdoutEntry, writeAll
+from txtableflip._handover.messages import Manifest
 from txtableflip._handover.pidfd import Pidfd
 from txtableflip._handover.spawned import Spawned, isOpen
 from txtableflip.errors import Phase, UpgradeFailed
@@ -20,19 +26,77 @@ class ChildProcess(Spawned):
     another if a wrapper stands between.
 
     @ivar stderr: a copy of ours, for the child to have when it is final.
+    @ivar stdout: the same; and what this process reads of the child's goes there.
     """
 
     def __init__(self, whenEnded: Callable[[], object]) -> None:
-        # Closed with this object at the latest, should the rest not be had.
-        self.stderr = open(os.dup(2) if isOpen(2) else os.devnull, "wb", 0)  # noqa: SIM115
+        self.stderr = _copyOf(2)
+        self.stdout = _copyOf(1)
         super().__init__(whenEnded)
         self._greeted: Pidfd | None = None
 
-    def greetedBy(self, pid: int) -> None:
+    def withStreams(
+        self, manifest: Manifest, descriptors: Sequence[int]
+    ) -> tuple[Manifest, list[int]]:
         """
-        The child has this process id, by its own word.
+        @return: what the child inherits, and our standard streams, and the reading ends
+            of its own, which it reads when this process does not any more.
+        """
+        ends = self.readingEnds()
+        read = [outputEntry(stream, fileno, "close") for stream, fileno in ends.items()]
+        entries = (*manifest.entries, stdoutEntry(), *read)
+        stderr, stdout = self.stderr.fileno(), self.stdout.fileno()
+        sent = [stderr, *descriptors, stdout, *ends.values()]
+        return replace(manifest, entries=entries), sent
+
+    def outReceived(self, data: bytes) -> None:
+        super().outReceived(data)
+        writeAll(self.stdout.fileno(), data)
+
+    def processEnded(self, reason: Failure) -> None:
+        self.stdout.close()
+        super().processEnded(reason)
+
+    def greetedBy(self, pid: int) -> Pidfd:
+        """
+        The child has this process id: by the kernel's word, where it says so.
+
+        @return: the child.
         """
         self._greeted = Pidfd(pid)
+        return self._greeted
+
+    def close(self) -> None:
+        """
+        Nothing more is wanted of it: what we have open for that is closed.
+        """
+        self.stderr.close()
+        if self.pid is None:
+            # Nobody will say that it has ended.
+            self.stdout.close()
+        if self._greeted is not None:
+            self._greeted.close()
+
+    @property
+    def childPid(self) -> int | None:
+        """
+        The process that greeted us; until then, the one that we have started.
+        """
+        return self.pid if self._greeted is None else self._greeted.pid
+
+    @property
+    def maySignal(self) -> bool:
+        """
+        Whether the child is not another user's, whom it is not for us to end.
+        """
+        try:
+            if self._greeted is not None and self._greeted.isKnown:
+                self._greeted.send(0)
+        except PermissionError:
+            return False
+        except OSError:
+            pass
+        return True
 
     @property
     def _wrapped(self) -> Pidfd | None:
@@ -95,3 +159,11 @@ class ChildProcess(Spawned):
             signal=self.signalNumber,
             stderr=self.lastLines,
         )
+
+
+def _copyOf(stream: int) -> FileIO:
+    """
+    @return: a copy of one of our standard streams.  It is closed with this object at
+        the latest, should the rest not be had.
+    """
+    return FileIO(os.dup(stream) if isOpen(stream) else os.devnull, "wb")

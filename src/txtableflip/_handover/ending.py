@@ -6,14 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.process import reapAllProcesses
-
 from txtableflip._handover.childprocess import ChildProcess
 from txtableflip._handover.messages import Abort
 from txtableflip._handover.probation import Probation
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._observers import Deadline
-from txtableflip.errors import ChildExited, ChildProtocolError, Phase, RolledBack, UpgradeFailed
+from txtableflip.errors import (
+    ChildExited,
+    ChildProtocolError,
+    Phase,
+    Rehearsed,
+    RolledBack,
+    UpgradeFailed,
+)
 from txtableflip.interfaces import Reactor
 
 TERM_GRACE = 5.0
@@ -38,14 +43,14 @@ is not waited for, if something holds its standard error open.
 
 class Ending:
     """
-    Makes a child leave, politely at first; waits until it has; and reports why,
+    Makes a child exit, politely at first; waits until it has; and reports why,
     once.
 
     @ivar phase: how far the child has come.
-    @ivar isFinal: whether it never will be taken back.
+    @ivar isFinal: whether it never will be rolled back.
     @ivar deadline: when it has to have answered.
-    @ivar probation: while it may be taken back.
-    @ivar hasBegun: whether the child was told to leave.
+    @ivar probation: while it may be rolled back.
+    @ivar hasBegun: whether the child was told to exit.
     @ivar isOver: whether there is nothing more to report.
     """
 
@@ -68,25 +73,28 @@ class Ending:
     def abandon(self) -> None:
         """
         There is nothing to report, and the child is not to live: it has not been
-        started whole, or cannot be told to leave.
+        started whole, or cannot be told to exit.
         """
         self.isOver = True
         self.deadline.stop()
-        self.process.stderr.close()
         if self.process.pid is not None:
             self.process.signalAll("KILL", isConnected=not self._isLost)
+        self.process.close()
 
     def giveUp(self, error: type[UpgradeFailed], what: str) -> None:
         """
-        Make the child leave, politely at first.
+        Make the child exit, politely at first.
         """
         if self.isOver:
             return
         self.hasBegun = True
         self.probation.stop()
         self.judge(error, what)
-        self._say(Abort(what))
-        self.process.signalAll("TERM", isConnected=not self._isLost)
+        self._say(Abort(what, rehearsal=error is Rehearsed))
+        if self.phase != "probation" or self._isLost:
+            # One that serves may have had a SIGTERM, and a second one cuts its connections:
+            # it is only told, if it can be.
+            self.process.signalAll("TERM", isConnected=not self._isLost)
         self.deadline.after(TERM_GRACE, self.kill, error, what)
 
     def kill(self, error: type[UpgradeFailed], what: str) -> None:
@@ -114,7 +122,7 @@ class Ending:
         if not self.isFinal and self._isLost and not self.process.outlives:
             self._finish()
         elif not self.isFinal and self.process.isUnwrapped:
-            # It was no wrapper.  What it said last is still on the channel.
+            # It was not a wrapper.  What it said last is still on the channel.
             self._awaitExit(STATUS_TIMEOUT)
 
     def judge(self, error: type[UpgradeFailed], what: str) -> None:
@@ -143,7 +151,7 @@ class Ending:
         # It may live, or something of it may: a process that it has forked, which
         # must not take the end of this one for a reason to serve.
         self._say(Abort(self.describe().what))
-        self.process.stderr.close()
+        self.process.close()
 
     def describe(self) -> UpgradeFailed:
         """
@@ -157,12 +165,13 @@ class Ending:
         Give the child time to be reaped, and its last words time to arrive.
         """
         self.probation.stop()
-        # The reactor need not handle SIGCHLD.
-        reapAllProcesses()
+        # In this order: of what has ended before, the status is known after that.
+        isGone = self.phase in _ALONE and self.process.isGone
+        self.process.reap()
         if self.isOver:
             return
         hasEnded = self.process.hasEnded and not self.process.outlives
-        if self._isLost and (hasEnded or (self.phase in _ALONE and self.process.isGone)):
+        if self._isLost and (hasEnded or isGone):
             self._finish()
         elif seconds > 0:
             self.deadline.after(_REAP_INTERVAL, self._awaitExit, seconds - _REAP_INTERVAL)
@@ -175,7 +184,7 @@ class Ending:
 
     def _finish(self) -> None:
         """
-        The child is no more: say why, or how it ended.
+        The child has exited: say why, or how.
         """
         how = self.process.howItEnded()
         if self.phase == "probation":

@@ -45,19 +45,23 @@ class Frame(NamedTuple):
 
     @ivar descriptors: what belongs to it, in order, to be closed by whoever has
         the frame.
+    @ivar isCut: whether the kernel has dropped some of them: this process may not
+        have more open.
     """
 
     header: dict[str, Any]
     body: bytes
     descriptors: list[int]
+    isCut: bool = False
 
 
-def writeFrame(header: Mapping[str, Any], descriptors: int = 0) -> bytes:
+def writeFrame(header: Mapping[str, Any], descriptors: int = 0, body: bytes = b"") -> bytes:
     """
     Write a frame, to be sent as L{divide} says.
 
     @param header: JSON, in which an object may have its fields as attributes.
     @param descriptors: how many belong to it.
+    @param body: what follows the header.
     @raise ChannelError: if it is not JSON, or would be longer than L{MAX_FRAME}.
     """
     if descriptors:
@@ -67,7 +71,7 @@ def writeFrame(header: Mapping[str, Any], descriptors: int = 0) -> bytes:
     except (TypeError, ValueError, RecursionError) as error:
         raise ChannelError(f"what is to be sent is not JSON: {error}") from error
     # Each batch of descriptors needs a byte to go with, and blanks are JSON.
-    content = line.ljust(descriptors // FDS_AT_ONCE) + b"\n"
+    content = line.ljust(descriptors // FDS_AT_ONCE) + b"\n" + body
     if len(content) > MAX_FRAME:
         raise ChannelError(
             f"a frame of {len(content)} bytes is too long to send: {line[:60]!r}"
@@ -98,6 +102,7 @@ class FrameReader:
     def __init__(self) -> None:
         self._data = bytearray()
         self._descriptors: list[int] = []
+        self._isCut = False
 
     @property
     def missing(self) -> int:
@@ -114,10 +119,13 @@ class FrameReader:
         (length,) = _LENGTH.unpack_from(self._data)
         return _LENGTH.size + int(length)
 
-    def receive(self, data: bytes, descriptors: Iterable[int] = ()) -> Iterator[Frame]:
+    def receive(
+        self, data: bytes, descriptors: Iterable[int] = (), *, isCut: bool = False
+    ) -> Iterator[Frame]:
         """
         Take in what has come.
 
+        @param isCut: whether the kernel has dropped some of the descriptors.
         @return: the frames that are whole now.
         @raise ChannelError: behind those, if what follows is not a frame, or
             has other descriptors than it says.  Whatever has come and belongs
@@ -125,6 +133,7 @@ class FrameReader:
         """
         self._data += data
         self._descriptors += descriptors
+        self._isCut = self._isCut or isCut
         try:
             while (frame := self._next()) is not None:
                 yield frame
@@ -152,14 +161,16 @@ class FrameReader:
         header = _readHeader(line)
         if not newline:
             raise ChannelError("a frame ends within its header")
-        return Frame(header, body, self._take(header.get("descriptors", 0)))
+        taken = self._take(header.get("descriptors", 0))
+        isCut, self._isCut = self._isCut, False
+        return Frame(header, body, taken, isCut)
 
     def _take(self, count: object) -> list[int]:
         if type(count) is not int or count < 0:
             raise ChannelError("a frame has a number of descriptors that is not one")
         found = len(self._descriptors)
         # If a frame behind this one has begun, what is left over is that one's.
-        if count > found or (count < found and not self._data):
+        if (count > found and not self._isCut) or (count < found and not self._data):
             raise ChannelError(f"{found} descriptors came with a frame that has {count}")
         taken = self._descriptors[:count]
         del self._descriptors[:count]

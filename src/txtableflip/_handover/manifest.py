@@ -7,10 +7,11 @@ versions (L{txtableflip._handover.messages}).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-KINDS = frozenset({"listener", "socket", "connection", "file"})
+KINDS = frozenset({"listener", "socket", "file"})
 """
 The kinds of descriptors that this version knows.
 """
@@ -88,3 +89,20 @@ class UnknownEntry(dict[str, Any]):
         this entry, rather than being closed.
         """
         return self.get("unknown") == "keep"
+
+
+class News(NamedTuple):
+    """
+    What is handed over besides the manifest.
+
+    @ivar descriptors: one for each of the entries, in their order.
+    """
+
+    entries: tuple[Entry | UnknownEntry, ...] = ()
+    descriptors: Sequence[int] = ()
+
+
+NO_NEWS = News()
+"""
+Nothing has changed.
+"""

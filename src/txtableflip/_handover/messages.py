@@ -7,10 +7,13 @@ A conversation::
       Manifest (and descriptors) -->
                                  <-- Hello
                                  <-- Ready, or Refused
-      Commit, or Abort           -->
+      Commit (and descriptors),
+      or Abort                   -->
                                  <-- Serving
       Confirm, or Withdraw       -->
                                  <-- Ready, or Refused, behind Withdraw
+      Offer (and descriptors)    -->     any number, behind Confirm
+                                 <-- Taken, over the socket that came with the first
       Abort                      -->
                                  <-- Stopping, of a process that was told to stop
       Redeploy                  <-->
@@ -60,7 +63,7 @@ from math import isfinite
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from txtableflip._handover.frames import Frame, writeFrame
-from txtableflip._handover.manifest import KINDS, Entry, UnknownEntry
+from txtableflip._handover.manifest import KINDS, Entry, Key, UnknownEntry
 from txtableflip.errors import ChannelError
 
 
@@ -86,11 +89,27 @@ least.
 
 PROBATION = "probation"
 """
-The capability to be taken back: Confirm, Withdraw, Stopping, and Redeploy from the
+The capability to be rolled back: Confirm, Withdraw, Stopping, and Redeploy from the
 child.
 """
 
-CAPABILITIES: tuple[str, ...] = (PROBATION,)
+CHANGES = "changes"
+"""
+The capability to send, or to take, descriptors with Commit.
+"""
+
+OUTPUT = "output"
+"""
+The capability to read what was written to a child's standard output and error before
+it was final, and is by those whom it has started: entries of this kind, and C{stdout}.
+"""
+
+MIGRATION = "migration"
+"""
+The capability to be offered connections, or to go on with them: Offer and Taken.
+"""
+
+CAPABILITIES: tuple[str, ...] = (PROBATION, CHANGES, OUTPUT, MIGRATION)
 """
 What this version of txtableflip can, by name.
 """
@@ -108,6 +127,7 @@ class Manifest:
     @ivar stderr: whether the parent's standard error comes first.
     @ivar speaks: which versions the parent speaks.
     @ivar can: the parent's capabilities.
+    @ivar release: what people call the parent's release.
     """
 
     generation: int
@@ -117,6 +137,7 @@ class Manifest:
     stderr: bool = True
     speaks: Range = SPEAKS
     can: tuple[str, ...] = CAPABILITIES
+    release: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,15 +145,19 @@ class Hello:
     """
     The child has read the manifest, and is who it should be.
 
+    @ivar pid: its process id, as it sees it; where the kernel says who has sent this,
+        that counts.
     @ivar version: which one is spoken from now on.
     @ivar speaks: which versions the child speaks.
     @ivar can: the child's capabilities.
+    @ivar release: what people call the child's release.
     """
 
     pid: int
     version: int = SPEAKS.newest
     speaks: Range = SPEAKS
     can: tuple[str, ...] = CAPABILITIES
+    release: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,20 +181,26 @@ class Commit:
     """
     The parent has stopped accepting: the child serves from now on.
 
-    @ivar probation: for how long the parent may take back, in seconds.
+    @ivar probation: for how long the parent may roll back, in seconds.
+    @ivar came: what the parent has opened since it said what the child inherits, one
+        for each of the descriptors that come with the frame.
     """
 
     probation: float = 0.0
+    came: tuple[Entry | UnknownEntry, ...] = ()
 
 
 @dataclass(frozen=True)
 class Abort:
     """
-    The parent has given the child up, or both are to stop: the child must leave and
+    The parent has given the child up, or both are to stop: the child must exit and
     never serve again.
+
+    @ivar rehearsal: whether the child has done all that was wanted of it.
     """
 
     reason: str
+    rehearsal: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,7 +213,7 @@ class Serving:
 @dataclass(frozen=True)
 class Confirm:
     """
-    It is final: the parent never takes back.  Or the child wants that.
+    It is final: the parent never rolls back.  Or the child wants that.
     """
 
 
@@ -198,9 +229,70 @@ class Withdraw:
 @dataclass(frozen=True)
 class Stopping:
     """
-    The child was told to stop: it accepts nothing, and leaves, and so should the
-    parent.  When it is final: its end will be no crash.
+    The child was told to stop: it accepts nothing, and exits, and so should the
+    parent.  When it is final: its exit will not be a crash.
     """
+
+
+@dataclass(frozen=True)
+class Offered:
+    """
+    An established connection, which the child may go on with.
+
+    @ivar inode: that of its socket, the same in any process: by it, its descriptor is
+        found among those that have come.
+    @ivar listener: which one has accepted it.
+    @ivar state: how many bytes of the body are its protocol's own, and come first.
+    @ivar unread: how many have been received, and not been acted upon; they come next.
+    @ivar unsent: how many are still to be sent; they come last.
+    """
+
+    inode: int
+    listener: Key
+    state: int
+    unread: int
+    unsent: int
+
+
+@dataclass(frozen=True)
+class Offer:
+    """
+    Connections on offer.  The descriptors are theirs, in any order, and that of a
+    socket (C{lane}) over which each Offer of the same move is answered by Taken.  The
+    answer to the last one acknowledges the move: when it is in the socket's queue, what
+    it does not refuse is the child's, and nothing before.
+
+    @ivar move: tells one move from another.
+    @ivar lane: the inode of the socket, whose descriptor comes with the first Offer of a
+        move.
+    @ivar isLast: whether no more of this move follow.
+    @ivar body: the bytes of all these connections, one after the other.
+    """
+
+    move: int
+    lane: int
+    connections: tuple[Offered, ...]
+    isLast: bool
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """
+    A connection that the child has not taken, and does not hold any more.
+    """
+
+    inode: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """
+    The child holds what an Offer had, but for these.
+    """
+
+    refused: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -221,6 +313,8 @@ Message = (
     | Confirm
     | Withdraw
     | Stopping
+    | Offer
+    | Taken
     | Redeploy
 )
 _TYPES: dict[str, type[Message]] = {cls.__name__: cls for cls in get_args(Message)}
@@ -236,6 +330,11 @@ Fields with a default for whoever writes them, and none for whoever reads: what 
 process speaks, and can, is known from nobody else.
 """
 
+_MAY_BE_ABSENT = {"release", "rehearsal"}
+"""
+Fields that are left out where there is nothing to say.
+"""
+
 
 def encode(message: Message, descriptors: int = 0) -> bytes:
     """
@@ -244,7 +343,13 @@ def encode(message: Message, descriptors: int = 0) -> bytes:
     @param descriptors: how many belong to it.
     @raise ChannelError: if that would be too long.
     """
-    return writeFrame({"message": type(message).__name__, **vars(message)}, descriptors)
+    said = {
+        name: value
+        for name, value in vars(message).items()
+        if name not in _MAY_BE_ABSENT or value
+    }
+    body = said.pop("body", b"")
+    return writeFrame({"message": type(message).__name__, **said}, descriptors, body)
 
 
 def decode(frame: Frame) -> Message | None:
@@ -267,7 +372,9 @@ def decode(frame: Frame) -> Message | None:
     _checkMusts(header.get("must", []), cls, name)
     if cls is None:
         return None
-    if frame.body:
+    if cls is Offer:
+        header = {**header, "body": frame.body}
+    elif frame.body:
         raise ChannelError(f"a {name} ends where it should not")
     message: Message = _build(cls, header)
     if isinstance(message, Hello) and not SPEAKS.oldest <= message.version <= SPEAKS.newest:

@@ -4,7 +4,10 @@ What stands in the place of a parent or a child that there is not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from txtableflip._handover.lastwords import LastWords
+from txtableflip._handover.manifest import NO_NEWS, News
 from txtableflip._handover.messages import Manifest, Message
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._observers import OneShot
@@ -17,14 +20,19 @@ class NoParent:
     """
 
     manifest = Manifest(generation=1, upgradeTimeout=0.0, pidFile=None, entries=())
-    descriptors: tuple[int, ...] = ()
+    descriptors: Sequence[int] = ()
+    stored: Sequence[str] = ()
+    livingPid = None
+    offered: object = None
 
     def __init__(self) -> None:
         self.isGone = OneShot()
         self.isGone.fire()
         self.lastWords = LastWords(None)
 
-    def connect(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
+    def connect(
+        self, reactor: Reactor, lifecycle: Lifecycle, release: str | None = None
+    ) -> None:
         """
         There is nobody to greet.
         """
@@ -36,6 +44,12 @@ class NoParent:
 
     ask = say
 
+    def takeNews(self) -> News:
+        """
+        There is nobody to commit.
+        """
+        return NO_NEWS
+
     def sayReady(self) -> None:
         """
         There is nobody to ask.
@@ -46,10 +60,29 @@ class NoParent:
         There is nobody to tell.
         """
 
+    sayStopping = sayGoodbye
+
     def kill(self) -> None:
         """
         There is nobody to end.
         """
+
+
+class DeadParent(NoParent):
+    """
+    A parent that has ended before this process was started, and has left something all
+    the same.
+
+    @ivar stored: the names of what it has stored.
+    """
+
+    def __init__(
+        self, manifest: Manifest, descriptors: Sequence[int], stored: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.manifest = manifest
+        self.descriptors = descriptors
+        self.stored = stored
 
 
 class NoChild:
@@ -58,6 +91,14 @@ class NoChild:
     """
 
     pid = None
+    livingPid = None
+    release = None
+
+    def can(self, capability: str) -> bool:
+        """
+        There is nobody who can do anything.
+        """
+        return False
 
     def keepChannelUntilExit(self) -> None:
         """

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from txtableflip._handover.channel import connectChannel
 from txtableflip._handover.frames import closeAll
-from txtableflip._handover.lastwords import LastWords
+from txtableflip._handover.lastwords import LastWords, takeLastWords
+from txtableflip._handover.manifest import News
 from txtableflip._handover.messages import (
     PROBATION,
     SPEAKS,
@@ -20,6 +22,7 @@ from txtableflip._handover.messages import (
     Hello,
     Manifest,
     Message,
+    Offer,
     Ready,
     Redeploy,
     Stopping,
@@ -28,12 +31,13 @@ from txtableflip._handover.messages import (
     bothCan,
     decode,
 )
-from txtableflip._handover.pidfd import Pidfd
-from txtableflip._handover.receiving import receiveFrame
+from txtableflip._handover.pidfd import Pidfd, Watch
+from txtableflip._handover.receiving import receiveFrame, requireWhole
 from txtableflip._journal import Hearing, Journal, ProcessLogger
+from txtableflip._kernel import peerOf
 from txtableflip._lifecycle import Lifecycle
 from txtableflip._observers import Deadline, OneShot
-from txtableflip.errors import Abandoned, ChannelError, ParentTimedOut
+from txtableflip.errors import Abandoned, ChannelError, ParentTimedOut, SentAway
 from txtableflip.interfaces import Reactor
 
 MANIFEST_TIMEOUT = 60.0
@@ -43,8 +47,13 @@ How long to wait for the parent's manifest, in seconds.
 
 CONFIRM_TIMEOUT = 60.0
 """
-How long a parent may take to decide behind the end of the probation, in seconds: then
-it is ended, so that nobody can take back.
+How long a parent may take to decide after the end of the probation, in seconds: then
+it is ended, so that nobody can roll back.
+"""
+
+END_TIMEOUT = 2.0
+"""
+How long a parent that has closed the channel may take to end, in seconds.
 """
 
 _log = ProcessLogger()
@@ -65,7 +74,7 @@ def findParent(fileno: int | None) -> Parent | None:
     if reason is not None:
         sock.close()
         _log.warn(
-            "the channel is not believed, {reason}: going on as a first generation",
+            "ignoring TXTABLEFLIP_CHANNEL ({reason}): starting as generation 1",
             reason=reason,
         )
         return None
@@ -78,23 +87,10 @@ def _distrust(sock: socket.socket) -> str | None:
     """
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
         return "it is not a UNIX stream socket"
-    _, uid = _peerOf(sock)
+    _, uid = peerOf(sock)
     if uid not in (0, os.geteuid()):
         return f"its other end belongs to user {uid}"
     return None
-
-
-def _peerOf(sock: socket.socket) -> tuple[int, int]:
-    """
-    @return: the process and the user that made the other end, by the kernel's word
-        (C{SO_PEERCRED} of unix(7)), or where there is none, as we have it.
-    """
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return os.getppid(), os.geteuid()
-    layout = struct.Struct("3i")
-    pid, uid, _ = layout.unpack(sock.getsockopt(socket.SOL_SOCKET, option, layout.size))
-    return pid, uid
 
 
 def receiveManifest(sock: socket.socket, timeout: float) -> Parent:
@@ -107,6 +103,7 @@ def receiveManifest(sock: socket.socket, timeout: float) -> Parent:
     frame = receiveFrame(sock, timeout)
     descriptors = frame.descriptors
     try:
+        requireWhole(frame)
         manifest = decode(frame)
         if not isinstance(manifest, Manifest):
             raise ChannelError(f"the parent began with a {frame.header['message']!r:.60}")
@@ -121,7 +118,9 @@ def receiveManifest(sock: socket.socket, timeout: float) -> Parent:
     ProcessLogger.generation = manifest.generation
     Journal().tell(Hearing, message="Manifest", peer="parent", peerPid=os.getppid())
     stderr = descriptors.pop(0) if manifest.stderr else None
-    return Parent(sock, manifest, stderr, descriptors)
+    lastWords, others = takeLastWords(stderr, manifest.entries, descriptors)
+    manifest = replace(manifest, entries=tuple(entry for entry, _ in others))
+    return Parent(sock, manifest, lastWords, [fileno for _, fileno in others])
 
 
 class Parent:
@@ -133,34 +132,52 @@ class Parent:
     @ivar peerPid: the process that started this one: the parent, or what it had
         start it.
     @ivar isGone: that the parent has ended.
+    @ivar stored: nothing that is known: the parent lives.
+    @ivar offered: is told of connections on offer, and has their descriptors.
     """
+
+    stored: Sequence[str] = ()
 
     def __init__(
         self,
         sock: socket.socket,
         manifest: Manifest,
-        stderr: int | None,
+        lastWords: LastWords,
         descriptors: list[int],
     ) -> None:
         self.manifest = manifest
         self.descriptors = descriptors
         self.peerPid: int | None = os.getppid()
         self.isGone = OneShot()
+        self.offered: Callable[[Offer, list[int]], object]
         self._socket = sock
-        self.lastWords = LastWords(stderr)
+        self.lastWords = lastWords
         self._isFinal = False
 
-    def connect(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
+    @property
+    def livingPid(self) -> int | None:
+        """
+        The parent, as long as it is not known to have ended.
+        """
+        return self._process.pid if self.isGone.outcome is None else None
+
+    def connect(
+        self, reactor: Reactor, lifecycle: Lifecycle, release: str | None = None
+    ) -> None:
         """
         Greet the parent, and give the channel to the reactor.
+
+        @param release: what people call that of this process.
         """
+        self._reactor = reactor
         self._lifecycle = lifecycle
         self._deadline = Deadline(reactor)
-        self._process = Pidfd(_peerOf(self._socket)[0])
+        self._process = Pidfd(peerOf(self._socket)[0])
         self._channel = connectChannel(reactor, self._socket, self, "parent")
+        self._channel.endWith(self._process)
         version = agree(SPEAKS, self.manifest.speaks)
-        self._channel.send(Hello(pid=os.getpid(), version=version))
-        self.lastWords.begin()
+        self._channel.send(Hello(os.getpid(), version, release=release))
+        self.lastWords.begin(reactor)
 
     def can(self, capability: str) -> bool:
         """
@@ -189,9 +206,17 @@ class Parent:
         self._channel.send(Ready())
         self._giveUpAfter(self.manifest.upgradeTimeout, "Ready")
 
+    def sayStopping(self) -> None:
+        """
+        Tell the parent that this process was told to stop, for both of them.
+        """
+        self.ask(Stopping())
+        # The parent may exit first, and then nobody would read what this process says.
+        self.lastWords.end()
+
     def sayGoodbye(self) -> None:
         """
-        Tell a parent that drains that the end of this process is no crash: it has been
+        Tell a parent that drains that the exit of this process is not a crash: it has been
         replaced, or was told to stop.
         """
         if self._isFinal:
@@ -199,10 +224,11 @@ class Parent:
 
     def kill(self) -> None:
         """
-        End the parent.
+        End the parent, which is overdue; and try again if it is there still.
 
         @raise OSError: if that may not be.
         """
+        self._giveUpAfter(CONFIRM_TIMEOUT, "Serving")
         self._process.kill()
 
     def messageReceived(self, message: Message) -> None:
@@ -213,31 +239,43 @@ class Parent:
             # Once it is final, only this process can do it.
             self._lifecycle.redeploy() if self._isFinal else self._lifecycle.told()
             return
+        if isinstance(message, Offer):
+            self.offered(message, self._channel.takeDescriptors())
+            return
         if not isinstance(message, Commit | Withdraw | Confirm | Abort):
             name = type(message).__name__
             _log.warn("the parent said {message}, which is not for us", message=name)
             return
         self._deadline.stop()
         if isinstance(message, Commit):
-            self._committed(message.probation)
+            self._committed(message)
         elif isinstance(message, Withdraw):
+            _log.warn("the parent serves again: {reason}", reason=message.reason)
             self._lifecycle.parentWithdrew()
         elif isinstance(message, Confirm):
             self._confirmed()
         else:
-            what = f"the parent gave this process up: {message.reason}"
-            self._lifecycle.parentAborted(Abandoned(what))
+            self._lifecycle.parentAborted(_abandoned(message))
 
-    def _committed(self, probation: float) -> None:
+    def takeNews(self) -> News:
+        """
+        @return: what has come with the Commit which is just being heard.
+        """
+        return News(self._came, self._channel.takeDescriptors())
+
+    def _committed(self, commit: Commit) -> None:
+        self._came = commit.came
         if self.can(PROBATION):
-            self._giveUpAfter(probation + CONFIRM_TIMEOUT, "Serving")
+            self._giveUpAfter(commit.probation + CONFIRM_TIMEOUT, "Serving")
         else:
-            # It has no way to take back.
+            # It has no way to roll back.
             self._deadline.after(0, self._confirmed)
         self._lifecycle.parentCommitted()
 
     def _confirmed(self) -> None:
         self._isFinal = True
+        # Also when this process is stopping by now, and never will be final.
+        self.lastWords.end()
         self._lifecycle.parentConfirmed()
 
     def _giveUpAfter(self, seconds: float, unanswered: str) -> None:
@@ -249,14 +287,31 @@ class Parent:
         The parent sent nonsense.  It lives, so this process must not serve.
         """
         self._deadline.stop()
-        self._lifecycle.quit(ChannelError(f"it sent what is not understood: {error}"))
+        self._lifecycle.quit(ChannelError(f"it sent what is not a valid message: {error}"))
 
     def channelLost(self) -> None:
         """
-        The parent is no more.
+        The parent has exited, or should have.
         """
+        if self._process.hasEnded is False and self._process.pid != os.getpid():
+            # While it lives, it may accept.
+            Watch(self._reactor, self._process, self._ended).startReading()
+            error = ChannelError("the parent has closed the channel, but is still running")
+            self._deadline.after(END_TIMEOUT, self._lifecycle.quit, error)
+        else:
+            self._ended()
+
+    def _ended(self) -> None:
         self._deadline.stop()
         self._isFinal = True
         self._process.close()
+        # Nobody reads them any more.
+        self.lastWords.end()
         self._lifecycle.parentExited()
         self.isGone.fire()
+
+
+def _abandoned(message: Abort) -> Abandoned:
+    if message.rehearsal:
+        return SentAway("this process was ready, and exits, because this is a rehearsal")
+    return Abandoned(f"the parent aborted the upgrade: {message.reason}")

@@ -8,7 +8,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.python.failure import Failure
 
 
 class Pidfd:
@@ -25,6 +30,20 @@ class Pidfd:
         with suppress(AttributeError, OSError, OverflowError):
             self._fileno = os.pidfd_open(pid)
 
+    def fileno(self) -> int:
+        """
+        @return: the number of the descriptor, which can be read when the process has
+            ended; or -1 if there is none.
+        """
+        return self._fileno
+
+    @property
+    def isKnown(self) -> bool:
+        """
+        Whether there is a pidfd of it, which is open.
+        """
+        return self._fileno >= 0
+
     @property
     def hasEnded(self) -> bool | None:
         """
@@ -32,9 +51,7 @@ class Pidfd:
         """
         if self._fileno < 0:
             return None
-        poll = select.poll()
-        poll.register(self._fileno, select.POLLIN)
-        return bool(poll.poll(0))
+        return isReadable(self._fileno)
 
     def send(self, number: int) -> None:
         """
@@ -61,3 +78,43 @@ class Pidfd:
             os.close(fileno)
 
     __del__ = close
+
+
+class Watch(FileDescriptor):
+    """
+    Tells, once, when a process has ended: by a descriptor of its own, for a reactor
+    cannot forget one that has been closed.
+    """
+
+    def __init__(self, reactor: Any, process: Pidfd, ended: Callable[[], object]) -> None:
+        super().__init__(reactor)
+        self._descriptor = os.dup(process.fileno())
+        self._ended = ended
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def doRead(self) -> None:
+        self.stop()
+        self._ended()
+
+    def stop(self) -> None:
+        """
+        It is of no interest any more.
+        """
+        self.stopReading()
+        fileno, self._descriptor = self._descriptor, -1
+        if fileno >= 0:
+            os.close(fileno)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.stop()
+
+
+def isReadable(fileno: int) -> bool:
+    """
+    @return: whether a descriptor can be read at once, if only to its end.
+    """
+    poll = select.poll()
+    poll.register(fileno, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,5 +1,5 @@
 """
-The time in which a child that serves may be taken back.
+The time in which a child that serves may be rolled back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from txtableflip._lifecycle import Lifecycle
-from txtableflip._observers import Deadline
+from txtableflip._observers import Deadline, SteadyClock
 from txtableflip.errors import RolledBack
 from txtableflip.interfaces import Reactor
 
@@ -58,7 +58,7 @@ class Probation:
     """
 
     def __init__(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
-        self._reactor = reactor
+        self._reactor = SteadyClock(reactor)
         self._lifecycle = lifecycle
         self._confirming = Deadline(reactor)
         self._calls: list[Any] = []

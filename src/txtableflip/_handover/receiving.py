@@ -7,41 +7,75 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import time
 from array import array
+from typing import NamedTuple
 
-from txtableflip._handover.frames import FDS_AT_ONCE, Frame, FrameReader, closeAll
+from txtableflip._handover.frames import FDS_AT_ONCE, Frame, FrameReader
 from txtableflip.errors import ChannelError
 
 _AT_ONCE = 64 * 1024
-_SPACE = socket.CMSG_LEN(FDS_AT_ONCE * array("i").itemsize)
+_CREDENTIALS = struct.Struct("3i")
+_SPACE = socket.CMSG_SPACE(FDS_AT_ONCE * array("i").itemsize) + socket.CMSG_SPACE(
+    _CREDENTIALS.size
+)
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-def receive(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
+class Received(NamedTuple):
+    """
+    What has been read at once.
+
+    @ivar data: bytes, none of them at the end.
+    @ivar descriptors: those that came with them, close-on-exec.
+    @ivar sender: the process that sent them, by the kernel's word, if L{learnSenders}
+        was asked for; 0 if that process is none of this pid namespace.
+    @ivar isCut: whether there were more descriptors than this process may open, which
+        the kernel has dropped.
+    """
+
+    data: bytes
+    descriptors: list[int]
+    sender: int | None
+    isCut: bool
+
+
+def learnSenders(sock: socket.socket) -> None:
+    """
+    Have the kernel say who has sent what comes from now on, where it can (unix(7)).
+    """
+    if hasattr(socket, "SO_PASSCRED"):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+
+def receive(sock: socket.socket, size: int) -> Received:
     """
     Read once.
 
     @param size: how much at most, in bytes.
-    @return: bytes, none of them at the end, and the descriptors that came with
-        them, close-on-exec.
-    @raise ChannelError: if the kernel had more descriptors than this process
-        may open; none is left open then.
     @raise OSError: see recvmsg(2).
     """
     data, ancillary, flags, _ = sock.recvmsg(size, _SPACE, _CLOSE_ON_EXEC)
-    descriptors = array("i")
+    descriptors, sender = array("i"), None
     for level, kind, packed in ancillary:
         # Credentials look like numbers of descriptors, too.
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+        if (level, kind) == (socket.SOL_SOCKET, getattr(socket, "SCM_CREDENTIALS", None)):
+            sender = _CREDENTIALS.unpack(packed)[0]
+        elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors.frombytes(packed[: len(packed) - len(packed) % descriptors.itemsize])
-    if flags & socket.MSG_CTRUNC:
-        closeAll(descriptors)
-        raise ChannelError("the kernel dropped descriptors: is there a limit on them?")
     if not _CLOSE_ON_EXEC:
         for fileno in descriptors:
             os.set_inheritable(fileno, False)
-    return data, list(descriptors)
+    return Received(data, list(descriptors), sender, bool(flags & socket.MSG_CTRUNC))
+
+
+def requireWhole(frame: Frame) -> None:
+    """
+    @raise ChannelError: if the kernel has dropped descriptors that belong to it.
+    """
+    if frame.isCut:
+        raise ChannelError("the kernel dropped descriptors: is there a limit on them?")
 
 
 def receiveFrame(sock: socket.socket, timeout: float) -> Frame:
@@ -57,13 +91,13 @@ def receiveFrame(sock: socket.socket, timeout: float) -> Frame:
     try:
         while True:
             try:
-                data, descriptors = receive(sock, min(reader.missing, _AT_ONCE))
+                came = receive(sock, min(reader.missing, _AT_ONCE))
             except BlockingIOError:
                 _wait(sock, deadline)
                 continue
-            if not data:
+            if not came.data:
                 raise ChannelError("the parent closed the channel before its manifest was read")
-            for frame in reader.receive(data, descriptors):
+            for frame in reader.receive(came.data, came.descriptors, isCut=came.isCut):
                 return frame
     finally:
         reader.close()

@@ -4,6 +4,7 @@ A process that this one has started: its signals, its status, its last words.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,25 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.process import reapAllProcesses
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from txtableflip._handover.posixspawn import PosixProcess, isSupported
 from txtableflip._journal import ProcessLogger
 from txtableflip.interfaces import Reactor
+
+_PIPE_SIZE = 1024 * 1024
+"""
+How much a child may write that nobody reads, in bytes: as much as the kernel lets an
+ordinary user have.
+"""
+
+_PRINTED_KEPT = 2 * 1024
+"""
+How much of a standard output counts as last words, in bytes: it may be the log, which
+whoever reads of the failure has read before.
+"""
 
 
 class Spawned(ProcessProtocol):
@@ -35,6 +50,7 @@ class Spawned(ProcessProtocol):
         self._whenEnded = whenEnded
         self._status: Any = None
         self._lastLines = _LastLines()
+        self._printed = b""
 
     def start(
         self,
@@ -48,19 +64,22 @@ class Spawned(ProcessProtocol):
         Start it.
 
         @param descriptors: which ones of ours it has, by the numbers that they
-            have there, besides standard input and output.
+            have there, besides standard input.
         @param blocked: the numbers of signals that are not to kill it before it
             has a handler for them: a blocked one waits, and the child unblocks
             it in time.
         @raise OSError: if the operating system cannot.
         @raise ValueError: if there is a NUL in an argument.
         """
-        standard = {fd: fd for fd in (0, 1) if isOpen(fd)}
+        given = {**({0: 0} if isOpen(0) else {}), **descriptors}
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
-            reactor.spawnProcess(
-                self, argv[0], argv, environment, childFDs={**standard, 2: "r", **descriptors}
-            )
+            if isSupported():
+                PosixProcess(reactor, self, argv, environment, given)
+            else:
+                reactor.spawnProcess(
+                    *(self, argv[0], argv, environment), childFDs={1: "r", 2: "r", **given}
+                )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
@@ -77,6 +96,16 @@ class Spawned(ProcessProtocol):
         transport: Any = self.transport
         with suppress(ProcessExitedAlready, PermissionError):
             transport.signalProcess(name)
+
+    def reap(self) -> None:
+        """
+        Learn how it has ended, if it has: the reactor need not have heard of that yet,
+        nor handle SIGCHLD.
+        """
+        if isinstance(self.transport, PosixProcess):
+            self.transport.reap()
+        else:
+            reapAllProcesses()
 
     @property
     def isReaped(self) -> bool:
@@ -102,19 +131,43 @@ class Spawned(ProcessProtocol):
     @property
     def lastLines(self) -> str:
         """
-        The end of what it has written to its standard error.
+        The end of what it has written to its standard error and its standard output.
         """
-        return self._lastLines.text()
+        return "\n".join(filter(None, (self._lastLines.text(), _decode(self._printed))))
+
+    def readingEnds(self) -> dict[int, int]:
+        """
+        @return: for its standard output and error, by their numbers, the descriptors
+            by which this process reads them.
+        """
+        pipes: Any = getattr(self.transport, "pipes", {})
+        ends = {stream: pipes[stream].fileno() for stream in (1, 2) if stream in pipes}
+        for fileno in ends.values():
+            # It may be written to before anybody reads, and should not wait then.
+            with suppress(AttributeError, OSError):
+                fcntl.fcntl(fileno, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        return ends
+
+    def leaveOutput(self) -> None:
+        """
+        Leave it to another process to read what it says.
+        """
+        transport: Any = self.transport
+        for stream in self.readingEnds():
+            transport.closeChildFD(stream)
 
     def howItEnded(self) -> str:
         """
         @return: in words, as far as that is known.
         """
         if self.signalNumber is not None:
-            return f"was ended by {_signalName(self.signalNumber)}"
+            return f"was killed by {_signalName(self.signalNumber)}"
         if self.exitStatus is not None:
             return f"exited with status {self.exitStatus}"
         return "ended"
+
+    def outReceived(self, data: bytes) -> None:
+        self._printed = (self._printed + data)[-_PRINTED_KEPT:]
 
     def errReceived(self, data: bytes) -> None:
         self._lastLines.add(self.pid, data)
@@ -149,7 +202,11 @@ class _LastLines:
             self._log.info("stderr of process {child}: {line}", child=child, line=text)
 
     def text(self) -> str:
-        return self._all.decode("utf-8", "replace").strip()
+        return _decode(self._all)
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "replace").strip()
 
 
 def _signalName(number: int) -> str:

@@ -10,6 +10,7 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 from twisted.application.service import IService, IServiceMaker
@@ -42,7 +43,7 @@ def findApplication(name: str, arguments: Sequence[str], parent: Any) -> Callabl
     """
     command = _findCommand(name)
     if command is not None:
-        return _withOptions(name, command.options, command.makeService, arguments, parent)
+        return _asTwistd(command, arguments, parent)
     attribute: str | None = None
     if name.endswith((".tac", ".py")):
         names = _run(name)
@@ -68,6 +69,33 @@ def _findCommand(name: str) -> Any:
     if name == "tableflip":
         raise ApplicationError("--app tableflip would run itself: name your application")
     return next((maker for maker in getPlugins(IServiceMaker) if maker.tapname == name), None)
+
+
+def _asTwistd(command: Any, arguments: Sequence[str], parent: Any) -> Callable[[], object]:
+    """
+    Run a twistd command such that it finds in twistd's options what it would find if
+    it had been named there itself: some look up their configuration by that.
+    """
+    name = command.tapname
+    ours = parent.subCommand, getattr(parent, "subOptions", None)
+
+    def makeOptions() -> Any:
+        options = command.options()
+        parent.subCommand, parent.subOptions = name, options
+        return options
+
+    try:
+        make = _withOptions(name, makeOptions, command.makeService, arguments, parent)
+        its = parent.subCommand, parent.subOptions
+    finally:
+        # Until it has called our makeService, twistd needs them.
+        parent.subCommand, parent.subOptions = ours
+
+    def makeService() -> object:
+        parent.subCommand, parent.subOptions = its
+        return make()
+
+    return makeService
 
 
 def _withOptions(
@@ -118,7 +146,8 @@ def _choose(name: str, names: dict[str, Any], attribute: str | None) -> Any:
             raise ApplicationError(f"--app {name}: the module has no attribute {attribute}")
         return names[attribute]
     for usual in _ATTRIBUTES:
-        if usual in names:
+        # Twisted has modules of these names, which applications import.
+        if usual in names and not isinstance(names[usual], ModuleType):
             return names[usual]
     raise ApplicationError(
         f"--app {name}: it has none of {', '.join(_ATTRIBUTES)}: add one, or write "

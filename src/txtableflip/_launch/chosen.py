@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from functools import cache
 
+from txtableflip._launch.charge import isInCharge
 from txtableflip._launch.launcher import Launcher
-from txtableflip._launch.twistd import Twistd, findRunner
+from txtableflip._launch.twistd import Twistd, TwistdInside, findRunner, isItself
 
 
 @cache
@@ -20,4 +21,8 @@ def findLauncher() -> Launcher:
     @return: what started this process.
     """
     runner = findRunner()
-    return Launcher() if runner is None else Twistd(runner)
+    if runner is None:
+        return Launcher()
+    if isInCharge():
+        return TwistdInside(runner, looksAtPidFile=False)
+    return Twistd(runner) if isItself(runner) else TwistdInside(runner)

@@ -16,7 +16,7 @@ _failed: list[bool] = []
 def fail() -> None:
     """
     Have this process exit with status 1, so that whoever watches it acts, however the
-    program ends: the reactor has no status to return from L{reactor.run}.
+    program ends: the reactor has no status to return from C{reactor.run}.
     """
     _failed.append(True)
 

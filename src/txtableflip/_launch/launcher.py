@@ -28,13 +28,19 @@ class Launcher:
         """
         return ARGUMENTS
 
-    def command(self, replacement: Sequence[str] | None, envFile: str | None) -> Command:
+    def command(
+        self,
+        replacement: Sequence[str] | None = None,
+        envFile: str | None = None,
+        directory: str | None = None,
+    ) -> Command:
         """
         @param replacement: the command that the user has given, if any.
         @param envFile: the path of a file with more of the child's environment.
+        @param directory: where the child is to run, if the user has said so.
         @return: that; or the command that this process was started with.
         """
-        return successorCommand(self.arguments(), replacement, envFile)
+        return successorCommand(self.arguments(), replacement, envFile, directory)
 
     def takePidFile(self) -> str | None:
         """
@@ -43,6 +49,12 @@ class Launcher:
         @return: the path of the file, if it has one.
         """
         return None
+
+    def checkSignal(self, name: str) -> None:
+        """
+        @param name: of the signal that is to redeploy, with or without C{SIG}.
+        @raise ValueError: if the launcher has another use for it.
+        """
 
     def shareLog(self) -> None:
         """
@@ -59,6 +71,6 @@ class Launcher:
     def obstacles(self, descriptions: Iterable[str]) -> list[str]:
         """
         @param descriptions: the endpoint strings of this process.
-        @return: what this user may not do and a successor would have to, in words.
+        @return: what would keep a successor from starting, in words.
         """
         return findObstacles(descriptions)

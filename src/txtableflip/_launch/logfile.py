@@ -41,7 +41,8 @@ class SharedLogFile(LogFile):
 
     def rotate(self) -> None:
         """
-        Rotate the file, unless another process just has.
+        Rotate the file, unless another process just has, or does so now: then the
+        next line will tell.
         """
         with suppress(OSError), self._lock():
             if not self._isMoved():
@@ -80,11 +81,13 @@ class SharedLogFile(LogFile):
     def _lock(self) -> Iterator[None]:
         """
         Keep others from rotating.  The lock is on the directory, which is
-        there anyway.
+        there anyway; and anybody may have it, so it is not waited for.
+
+        @raise OSError: if somebody has it.
         """
         directory = os.open(self.directory, os.O_RDONLY)
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         finally:
             os.close(directory)

@@ -10,6 +10,7 @@ soon and to much the same processes.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -17,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from txtableflip._journal import ProcessLogger
+from txtableflip._kernel import isZombie, startedAt
 from txtableflip.errors import PidFileError
 
 _LONGEST = 32
@@ -33,6 +35,21 @@ signals reach.
 _RESOLUTION = 0.02
 """
 How exactly the start of a process is known, in seconds.
+"""
+
+_NO_DESCRIPTORS = "Raise the limit on open files (LimitNOFILE= of systemd, ulimit -n)"
+_NO_ROOM = "Make room on its file system"
+_HINTS = {
+    errno.EMFILE: _NO_DESCRIPTORS,
+    errno.ENFILE: "Raise the limit on open files of the machine (fs.file-max)",
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.ENOENT: "Make its directory",
+    errno.ENOTDIR: "Make its directory",
+    errno.EISDIR: "Remove the directory of that name",
+}
+"""
+What to do, if not to have the directory writable.
 """
 
 _log = ProcessLogger()
@@ -57,15 +74,19 @@ class PidFile:
     """
     A pid file that changes hands in one step: it is written to a sibling and
     renamed by the process that has taken over, so that it is never missing,
-    never empty, and never names a process that does not serve.
+    never empty, and never names a process that does not serve.  Without a path there
+    is no file, and nothing is done.
+
+    @ivar path: where it is.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = os.path.abspath(path)
+    def __init__(self, path: str | None) -> None:
+        self.path = os.path.abspath(path) if path else None
         # One name is enough: there is one upgrade at a time, and what a child
         # that was killed has left there is replaced by the next.
         self._sibling = f"{self.path}.new"
-        self._isPrepared = False
+        self._prepared: int | None = None
+        self._locked: int | None = None
 
     def prepare(self) -> None:
         """
@@ -73,23 +94,28 @@ class PidFile:
 
         @raise PidFileError: if that cannot be done.
         """
-        if self._isPrepared:
+        if self._prepared is not None or self.path is None:
             return
         try:
             with suppress(FileNotFoundError):
                 os.unlink(self._sibling)
             # Nothing that is put there meanwhile is followed or written to.
             fileno = os.open(self._sibling, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _MODE)
-            with open(fileno, "wb") as stream:
-                stream.write(b"%d" % os.getpid())
         except OSError as error:
             raise self._error(error) from error
-        self._isPrepared = True
+        try:
+            os.write(fileno, b"%d" % os.getpid())
+        except OSError as error:
+            os.close(fileno)
+            raise self._error(error) from error
+        _lock(fileno)
+        self._prepared = fileno
 
     def _error(self, error: OSError) -> PidFileError:
+        hint = _HINTS.get(error.errno or 0, "Make its directory writable for this user")
         return PidFileError(
-            f"the pid file {self.path} cannot be written: {error.strerror}. Make its "
-            f"directory writable for this user, or name another file"
+            f"the pid file {self.path} cannot be written: {error.strerror}. {hint}, or name "
+            f"another file"
         )
 
     def take(self) -> None:
@@ -98,24 +124,45 @@ class PidFile:
 
         @raise PidFileError: if that cannot be done.
         """
+        if self.path is None:
+            return
         with suppress(OSError):
             # What a link leads to may be anybody's.
-            isOurs = not self._isPrepared and not os.path.islink(self.path)
+            isOurs = self._prepared is None and not os.path.islink(self.path)
             if isOurs and readPid(self.path) == b"%d" % os.getpid():
+                # twistd has written it, or we have.
+                self._keep(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK))
                 return
         self.prepare()
-        self._isPrepared = False
+        prepared, self._prepared = self._prepared, None
         try:
             os.rename(self._sibling, self.path)
         except OSError as error:
+            self._keep(prepared)
             raise self._error(error) from error
+        self._keep(prepared)
+
+    def _keep(self, fileno: int | None) -> None:
+        """
+        Have this file locked as long as this process lives, or has another.
+        """
+        previous, self._locked = self._locked, fileno
+        if previous is not None:
+            os.close(previous)
+        if fileno is not None:
+            _lock(fileno)
 
     def remove(self) -> None:
         """
         Remove the file if it names this process, and what L{prepare} made.
         """
+        if self.path is None:
+            return
         try:
-            if self._isPrepared:
+            self._keep(None)
+            if self._prepared is not None:
+                os.close(self._prepared)
+                self._prepared = None
                 os.unlink(self._sibling)
             if readPid(self.path) == b"%d" % os.getpid():
                 os.unlink(self.path)
@@ -127,9 +174,11 @@ class PidFile:
 
 def removeStale(path: str) -> None:
     """
-    Remove a pid file if the process that it names began after the file was
-    written, and so cannot have written it; or is this one.  A file that does not
-    name a process, twistd removes by itself.
+    Remove a pid file if the process that it names has ended, and nobody has waited for
+    it; or began after the file was written, and so cannot have written it; or is this
+    one.  A file that does not
+    name a process, twistd removes by itself.  That of a service that lives is locked, so
+    that nothing depends on the clock, which may have been set in between.
 
     @raise PidFileError: if there is something that is not a file, which twistd
         would try to read all the same; at a named pipe it would wait for ever.
@@ -142,25 +191,83 @@ def removeStale(path: str) -> None:
     try:
         owner = int(readPid(path))
         written = file.stat().st_mtime
-        if owner != os.getpid() and startOf(owner) <= written + _RESOLUTION:
+        if isLocked(path):
+            return
+        why = _whyStale(owner, written)
+        if why is None:
             return
         file.unlink()
     except (OSError, ValueError):
         # There is none, or we cannot tell: twistd says what it thinks of it.
         return
     _log.warn(
-        "removed the stale pid file {path}: process {owner} is younger than the file",
+        "removed the stale pid file {path}: process {owner} {why}",
         path=path,
         owner=owner,
+        why=why,
     )
+
+
+def _whyStale(owner: int, written: float) -> str | None:
+    if isZombie(owner):
+        return "has ended"
+    if owner == os.getpid() or startOf(owner) > written + _RESOLUTION:
+        return "is younger than the file"
+    return None
+
+
+def claim(path: str) -> None:
+    """
+    Find out whether a pid file may be ours, as twistd does before it starts.
+
+    @raise PidFileError: if it names another process that lives, or is not a file.
+    """
+    removeStale(path)
+    try:
+        owner = int(readPid(path))
+        os.kill(owner, 0)
+    except PermissionError:
+        pass
+    except (OSError, ValueError, OverflowError):
+        return
+    raise PidFileError(
+        f"the pid file {path} names process {owner}, which is running: if that is another "
+        "program, "
+        f"remove the file, or name another one"
+    )
+
+
+def _lock(fileno: int) -> None:
+    """
+    Say that the process which a pid file names lives, where the file system has locks.
+    Somebody may look at just this moment: nothing is waited for.
+    """
+    with suppress(OSError):
+        fcntl.flock(fileno, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def isLocked(path: str) -> bool:
+    """
+    @return: whether a process that has locked a pid file lives.
+    @raise OSError: if the file cannot be read.
+    """
+    fileno = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.flock(fileno, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    finally:
+        os.close(fileno)
+    return False
 
 
 def startOf(pid: int) -> float:
     """
-    @return: when a process began, as L{time.time} tells it (proc_pid_stat(5)).
+    @return: when a process began, as L{time.time} tells it.
     @raise OSError: if there is no such process, or it cannot be told.
     """
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    sinceBoot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    sinceBoot = startedAt(pid) / os.sysconf("SC_CLK_TCK")
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - sinceBoot
     return time.time() - age

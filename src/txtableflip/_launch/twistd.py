@@ -44,19 +44,26 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from twisted.application.app import ApplicationRunner
+from twisted.application.app import ApplicationRunner, run
 from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python.components import Componentized
+from twisted.python.log import ILogObserver as ILegacyLogObserver
 
 from txtableflip._launch.launcher import Launcher
 from txtableflip._launch.logfile import SharedLogFile, appendOnly
 from txtableflip._launch.origin import ARGUMENTS, DIRECTORY, PROGRAM_ARGUMENTS
 from txtableflip._launch.preflight import findObstacles
+from txtableflip._launch.signals import redeploySignal
 
 OBSERVER = "txtableflip.log.observer"
 """
 The value of C{--logger} by which twistd makes a log that is shared.  It is in the
 command lines of successors, and never changes.
+"""
+
+_MOST_DESCRIPTORS = 1024
+"""
+Below this is the log file, which is opened early.
 """
 
 _FOREGROUND = ("--nodaemon", "--pidfile=", "--originalname")
@@ -76,6 +83,39 @@ def findRunner() -> Any:
     return None
 
 
+def isItself(runner: Any) -> bool:
+    """
+    @return: whether twistd is the program that runs, and has read its options from
+        the command line.  If not, another program has given it some of its own making.
+    """
+    if ARGUMENTS[len(ARGUMENTS) - len(PROGRAM_ARGUMENTS) :] != PROGRAM_ARGUMENTS:
+        return False
+    return _isRunAsProgram() and (
+        tuple(sys.argv[1:]) == PROGRAM_ARGUMENTS or _isNamedInArguments(runner.config)
+    )
+
+
+def _isRunAsProgram() -> bool:
+    """
+    @return: whether that is on the stack by which twistd reads C{sys.argv}.
+    """
+    frame = sys._getframe()  # noqa: SLF001
+    while frame is not None:
+        if frame.f_code is run.__code__:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _isNamedInArguments(config: Any) -> bool:
+    """
+    @return: whether the command line says what twistd runs.  If C{sys.argv} is another
+        one by now, the application has changed that; else whoever called twistd has.
+    """
+    named = getattr(config, "subCommand", None) or config.get("python") or config.get("file")
+    return bool(named) and any(word.endswith(named) for word in PROGRAM_ARGUMENTS)
+
+
 class Twistd(Launcher):
     """
     twistd, as it runs.
@@ -86,8 +126,6 @@ class Twistd(Launcher):
 
     def arguments(self) -> Sequence[str]:
         own = len(ARGUMENTS) - len(PROGRAM_ARGUMENTS)
-        if ARGUMENTS[own:] != PROGRAM_ARGUMENTS:
-            return ARGUMENTS
         return [*ARGUMENTS[:own], *keepInForeground(PROGRAM_ARGUMENTS)]
 
     def takePidFile(self) -> str | None:
@@ -97,12 +135,14 @@ class Twistd(Launcher):
         self._runner.config["pidfile"] = ""
         return path or None
 
+    def checkSignal(self, name: str) -> None:
+        checkSignal(name)
+
     def shareLog(self) -> None:
         path = self._logPath()
         if not os.path.isfile(path):
             return
-        directory = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-        for fileno in os.listdir(directory):
+        for fileno in _openDescriptors():
             # One is gone: that by which the directory was read.
             with suppress(OSError):
                 if os.path.samestat(os.fstat(int(fileno)), os.stat(path)):
@@ -111,9 +151,11 @@ class Twistd(Launcher):
     def observer(self) -> ILogObserver:
         # A .tac file may ask before the runner has its application.
         application = getattr(self._runner, "application", Componentized())
-        its: ILogObserver | None = application.getComponent(ILogObserver)
-        if its is not None:
-            return its
+        for interface in (ILogObserver, ILegacyLogObserver):
+            # The older kind, too: twistd wraps it.
+            its: ILogObserver | None = application.getComponent(interface)
+            if its is not None:
+                return its
         config = self._runner.config
         path = config.get("logfile")
         if path == "-" and not config["nodaemon"]:
@@ -133,6 +175,79 @@ class Twistd(Launcher):
             this name, and may have gone elsewhere since.
         """
         return os.path.join(DIRECTORY, self._runner.config.get("logfile") or "twistd.log")
+
+
+class TwistdInside(Twistd):
+    """
+    twistd, run by a program that has a command line of its own, such as C{tahoe run}:
+    that is started again as it was, and what twistd must not do is said to it by
+    L{stayInForeground}, or by L{txtableflip._launch.charge} before.
+    """
+
+    def __init__(self, runner: Any, *, looksAtPidFile: bool = True) -> None:
+        """
+        @param looksAtPidFile: whether a successor would, if that is in its options.
+        """
+        super().__init__(runner)
+        self._pidFile = looksAtPidFile and runner.config.get("pidfile")
+
+    def arguments(self) -> Sequence[str]:
+        return ARGUMENTS
+
+    def obstacles(self, descriptions: Iterable[str]) -> list[str]:
+        found = super().obstacles(descriptions)
+        if self._pidFile:
+            found.append(
+                f"upgrades will fail, because this program has twistd look at the pid file "
+                f"{self._pidFile}, where the next "
+                "version would find this process, and leave: give twistd --pidfile= there, and "
+                "name the file in Upgrader(pidFile=...), or start twistd itself"
+            )
+        return found
+
+
+def stayInForeground() -> None:
+    """
+    Make a twistd whose options are not on the command line do what L{keepInForeground}
+    asks of one: in a child, before its runner goes on with the application that
+    is just being made.
+    """
+    runner = findRunner()
+    if runner is None:
+        return
+    config = runner.config
+    if not (config.get("logger") or config.get("syslog")):
+        keepLogFile(config)
+        # It has looked for one in the options already.
+        runner.logger._observerFactory = Twistd(runner).observer  # noqa: SLF001
+    config.update(nodaemon=True, pidfile="", originalname=True)
+
+
+def keepLogFile(config: Any) -> None:
+    """
+    Whoever is told to stay in the foreground would log to standard output.
+    """
+    if not (config.get("nodaemon") or config.get("logfile")):
+        config["logfile"] = "twistd.log"
+
+
+def _openDescriptors() -> Iterable[str | int]:
+    """
+    @return: the numbers of what is open, at least; where nothing lists them, as in
+        some chroots, of all that may be.
+    """
+    for directory in ("/proc/self/fd", "/dev/fd"):
+        with suppress(OSError):
+            return os.listdir(directory)
+    return range(_MOST_DESCRIPTORS)
+
+
+def checkSignal(name: str) -> None:
+    """
+    @raise ValueError: if that signal has a meaning under twistd.
+    """
+    if redeploySignal(name) == signal.SIGUSR1:
+        raise ValueError("SIGUSR1 has twistd rotate its log: use HUP, USR2 or another signal")
 
 
 def _rotateOnSignal(log: SharedLogFile) -> None:
@@ -157,7 +272,7 @@ def keepInForeground(arguments: Sequence[str]) -> list[str]:
     which would look as if it had died; nor touch the pid file, which names its
     parent; nor change its name, for which it would start itself once more and
     lose the channel; nor write to the log file as if it were alone.  All that
-    is inserted behind the user's own options, because the last one counts.
+    is inserted after the user's own options, because the last one counts.
 
     @param arguments: what follows C{twistd} on the command line.
     """

@@ -7,7 +7,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Callable
 
 from txtableflip._journal import ProcessLogger
 
@@ -16,46 +18,71 @@ LOG_TIMEOUT = 1.0
 How long the last entry in the log may take, in seconds.
 """
 
+EXIT_STATUS = 1
+"""
+The status of a process that had to be ended.
+"""
+
 _log = ProcessLogger()
 
 
-def endIn(seconds: float, exitStatus: int) -> None:
+class Watchdog:
     """
-    End this process after some time, whatever it does then, with a last entry
-    in the log that says what held it: a thread that never returns, or
-    something that L{reactor.run} waits for before it does.
+    Ends this process at a moment that may be moved, whatever the process does then,
+    with a last entry in the log that says what held it.
+    """
 
-    @param exitStatus: of the process, if it comes to that.
-    """
-    timer = threading.Timer(seconds, _end, [exitStatus])
-    timer.daemon = True
-    timer.name = "txtableflip watchdog"
-    try:
-        timer.start()
-    except RuntimeError as error:
-        # The successor may have been the last process that there could be.
-        _log.error(
-            "cannot start the exit watchdog; this process will not be killed if it hangs: "
-            "{error}",
-            error=str(error),
+    def __init__(self, unfinished: Callable[[], list[str]]) -> None:
+        """
+        @param unfinished: says what the reactor waits for, in words, in a thread of
+            its own.
+        """
+        self._unfinished = unfinished
+        self._moved = threading.Condition()
+        self._end = 0.0
+        self._thread: threading.Thread | None = None
+
+    def endIn(self, seconds: float) -> None:
+        """
+        End this process in some time, and not at the moment that was set before.
+        """
+        with self._moved:
+            self._end = time.monotonic() + seconds
+            self._moved.notify()
+        if self._thread is None:
+            self._start()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(
+            target=self._run, daemon=True, name="txtableflip watchdog"
         )
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            # The successor may have been the last process that there could be.
+            _log.error(
+                "cannot start the exit watchdog; this process will not be killed if it hangs: "
+                "{error}",
+                error=str(error),
+            )
 
+    def _run(self) -> None:
+        with self._moved:
+            while (left := self._end - time.monotonic()) > 0:
+                self._moved.wait(left)
+        try:
+            # Whoever holds this process may hold a lock that a line in the log needs.
+            writer = threading.Thread(target=self._sayWhatRuns, daemon=True)
+            writer.start()
+            writer.join(LOG_TIMEOUT)
+        finally:
+            os._exit(EXIT_STATUS)
 
-def _end(exitStatus: int) -> None:
-    try:
-        # Whoever holds this process may hold a lock that a line in the log needs.
-        writer = threading.Thread(target=_sayWhatRuns, daemon=True)
-        writer.start()
-        writer.join(LOG_TIMEOUT)
-    finally:
-        os._exit(exitStatus)
-
-
-def _sayWhatRuns() -> None:
-    _log.critical(
-        "this process did not exit in time and is killed. Still running: {running}",
-        running="; ".join(whatRuns()),
-    )
+    def _sayWhatRuns(self) -> None:
+        _log.critical(
+            "this process did not exit in time and is killed. Still running: {running}",
+            running="; ".join([*self._unfinished(), *whatRuns()]),
+        )
 
 
 def whatRuns() -> list[str]:

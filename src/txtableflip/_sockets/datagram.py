@@ -12,14 +12,30 @@ import socket
 from typing import Any
 
 from twisted.internet import udp, unix
+from twisted.python import log
+
+from txtableflip._draining.connections import Connections
 
 
-class _Adopted:
+class AdoptedPort:
     """
     Mixed into a port: has its socket given.
+
+    @ivar connections: those of the process, which know what it is just answering.
+    @ivar hasReceived: whether anything has come, which may have to be answered.
     """
 
     adopted: socket.socket
+    connections: Connections
+    hasReceived = False
+    protocol: Any
+
+    def doRead(self) -> Any:
+        """
+        See L{twisted.internet.interfaces.IReadDescriptor.doRead}.
+        """
+        self.hasReceived = True
+        return self.connections.answer(super().doRead)  # type: ignore[misc]
 
     def _bindSocket(self) -> None:
         self.socket = self.adopted
@@ -27,7 +43,7 @@ class _Adopted:
         self.connected = 1
 
 
-class _AdoptedInternet(_Adopted):
+class _AdoptedInternet(AdoptedPort):
     """
     Mixed into a port with a number.
     """
@@ -35,6 +51,8 @@ class _AdoptedInternet(_Adopted):
     def _bindSocket(self) -> None:
         super()._bindSocket()
         self._realPortNumber = self.adopted.getsockname()[1]
+        prefix = self._getLogPrefix(self.protocol)  # type: ignore[attr-defined]
+        log.msg(f"{prefix} starting on {self._realPortNumber}")
 
 
 class AdoptedUDPPort(_AdoptedInternet, udp.Port):
@@ -50,18 +68,23 @@ class AdoptedMulticastPort(_AdoptedInternet, udp.MulticastPort):
     """
 
 
-class AdoptedUNIXDatagramPort(_Adopted, unix.DatagramPort):
+class AdoptedUNIXDatagramPort(AdoptedPort, unix.DatagramPort):
     """
     Twisted's UNIX datagram port, which leaves the path alone.
     """
 
+    def _bindSocket(self) -> None:
+        super()._bindSocket()
+        log.msg(f"{self.protocol.__class__} starting on {self.port!r}")
 
-def startOn(port: Any, sock: socket.socket) -> Any:
+
+def startOn(port: Any, connections: Connections, sock: socket.socket) -> Any:
     """
     Start one of these ports on a copy of a socket.
 
     @return: the port.
     """
     port.adopted = sock.dup()
+    port.connections = connections
     port.startListening()
     return port

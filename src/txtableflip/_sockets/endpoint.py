@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from zope.interface import implementer
 
@@ -33,10 +33,7 @@ class InheritableEndpoint:
         self._reactor = reactor
         self._readiness = readiness
         self._description = description
-        if description.startswith("systemd:"):
-            self._inner = ActivatedEndpoint(reactor, description)
-        else:
-            self._inner = serverFromString(reactor, description)
+        self._inner: Any = _endpointOf(reactor, description)
         readiness.expect(self, description)
 
     def __repr__(self) -> str:
@@ -64,6 +61,66 @@ class InheritableEndpoint:
                 f"new process could not inherit it: use it without tableflip:"
             )
         return port
+
+
+def _endpointOf(reactor: InheritingReactor, description: str) -> Any:
+    """
+    @raise ValueError: if the string does not describe an endpoint.
+    """
+    if description.startswith("systemd:"):
+        return ActivatedEndpoint(reactor, description)
+    made = serverFromString(reactor, description)
+    if isinstance(made, AdoptedStreamServerEndpoint):
+        return GivenEndpoint(reactor, description, made.fileno)
+    return made
+
+
+@implementer(IStreamServerEndpoint)
+class GivenEndpoint:
+    """
+    An endpoint whose socket somebody has opened for the first generation, which knows
+    it by the number of its descriptor; any other has it from its parent, and knows by
+    that number only the name.
+    """
+
+    def __init__(self, reactor: InheritingReactor, description: str, fileno: int) -> None:
+        """
+        @raise InvalidEndpoint: if no such socket was given to the first generation,
+            and this is another.
+        """
+        self._reactor = reactor
+        self._description = description
+        self._fileno = fileno
+        self._name = ("fd", str(fileno))
+        left = [(key.network, key.address) for key in reactor.ports.inventory.inherited]
+        if self._name not in left and not reactor.ports.isFirst:
+            raise self._missing("was given to the first process, nor has a parent left any")
+
+    def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
+        """
+        See L{twisted.internet.interfaces.IStreamServerEndpoint.listen}.
+        """
+        key = self._reactor.ports.inventory.nextKey(*self._name)
+        return maybeDeferred(self._reactor.listenOn, key, self._take, protocolFactory)
+
+    def _take(self) -> HeldDescriptor:
+        if not self._reactor.ports.isFirst:
+            # What the parent has left of this name, others have claimed.
+            raise self._missing("is left")
+        try:
+            sock = socket.socket(fileno=self._fileno)
+        except OSError as error:
+            raise self._missing(f"is open in this process ({error.strerror})") from error
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.detach()
+            raise self._missing("listens")
+        return _own(sock)
+
+    def _missing(self, what: str) -> InvalidEndpoint:
+        return InvalidEndpoint(
+            f"tableflip:{self._description}: no socket with the number {self._fileno} {what}: "
+            f"look at what opens it, and restart the service, as it is given at start only"
+        )
 
 
 @implementer(IStreamServerEndpoint)
@@ -94,7 +151,7 @@ class ActivatedEndpoint:
         """
         See L{twisted.internet.interfaces.IStreamServerEndpoint.listen}.
         """
-        key = self._reactor.ports.nextKey(*self._name)
+        key = self._reactor.ports.inventory.nextKey(*self._name)
         return maybeDeferred(
             self._reactor.listenOn, key, self._takeFromSystemd, protocolFactory
         )
@@ -104,10 +161,7 @@ class ActivatedEndpoint:
         if endpoint is None:
             # What the parent has left of this name, others have claimed.
             raise self._missing()
-        sock = socket.socket(fileno=endpoint.fileno)
-        sock.setblocking(False)
-        os.set_inheritable(sock.fileno(), False)
-        return HeldDescriptor(sock)
+        return _own(socket.socket(fileno=endpoint.fileno))
 
     def _missing(self) -> InvalidEndpoint:
         return InvalidEndpoint(
@@ -115,3 +169,12 @@ class ActivatedEndpoint:
             f"process, nor did a parent: check the .socket unit; a new socket of it "
             f"needs a restart of the service, as systemd passes them at start only"
         )
+
+
+def _own(sock: socket.socket) -> HeldDescriptor:
+    """
+    Take what this process was given when it was started.
+    """
+    sock.setblocking(False)
+    os.set_inheritable(sock.fileno(), False)
+    return HeldDescriptor(sock)

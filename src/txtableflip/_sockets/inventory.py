@@ -18,6 +18,7 @@ from typing import Protocol
 from txtableflip._handover.manifest import Entry, Identity, Key, UnknownEntry
 from txtableflip._sockets import unixpaths
 from txtableflip._sockets.each import forEach
+from txtableflip._sockets.ordinals import Ordinals
 from txtableflip.errors import ChannelError
 
 _NETWORKS = {
@@ -147,7 +148,8 @@ class HeldDescriptor:
 @dataclass
 class Changes:
     """
-    How what this process uses differs from what its parent used.
+    How what this process uses differs from what its parent used, as it was when it was
+    final that this one serves.
 
     @ivar kept: what was inherited and is used.
     @ivar bound: what is new.
@@ -168,6 +170,11 @@ class Changes:
 class Inventory:
     """
     What this process holds, and what it has been left.
+
+    @ivar isSettled: whether the changes are complete: a process that opens ports all the
+        time would remember all of them.
+    @ivar isStored: whether a service manager has all of it, too.
+    @ivar changed: called when something is used, or is not any more.
     """
 
     def __init__(self) -> None:
@@ -175,7 +182,10 @@ class Inventory:
         self.used: dict[Key, HeldDescriptor] = {}
         self.changes: Changes = Changes()
         self.claimed: Callable[[], object] = lambda: None
+        self.changed: Callable[[], object] = lambda: None
         self.passedOn: list[tuple[UnknownEntry, HasDescriptor]] = []
+        self._ordinals = Ordinals()
+        self.isSettled = self.isStored = False
 
     def inherit(
         self, entries: Sequence[Entry | UnknownEntry], descriptors: Sequence[int]
@@ -196,15 +206,13 @@ class Inventory:
             else:
                 handle.close()
 
-    def nextKey(self, kind: str, network: str, address: str) -> Key:
+    def nextKey(self, network: str, address: str) -> Key:
         """
-        @return: the name of the next descriptor with this address: the first
-            one that is not in use.
+        @return: the name of the next listener with this address: the first one that
+            is not in use.
         """
-        ordinal = 0
-        while (key := Key(kind, network, address, ordinal)) in self.used:
-            ordinal += 1
-        return key
+        lowest = self._ordinals.lowest(("listener", network, address))
+        return Key("listener", network, address, lowest)
 
     def claim(self, key: Key) -> HeldDescriptor | None:
         """
@@ -215,10 +223,23 @@ class Inventory:
         """
         held = self.inherited.pop(key, None)
         if held is not None:
-            self.used[key] = held
-            self.changes.kept.append(str(key))
+            self._use(key, held, self.changes.kept)
             self.claimed()
         return held
+
+    def _use(self, key: Key, held: HeldDescriptor, how: list[str]) -> None:
+        self.putBack(key, held)
+        if not self.isSettled:
+            how.append(str(key))
+
+    def giveBack(self, key: Key, held: HeldDescriptor) -> None:
+        """
+        Have what was claimed as it was before, unless another has its name by now.
+        """
+        if self.used.get(key) is held:
+            self.setAside(key)
+            self.inherited[key] = held
+            self.changes.kept.remove(str(key))
 
     def unclaimed(self) -> list[str]:
         """
@@ -235,8 +256,7 @@ class Inventory:
         """
         if key in self.used:
             self.remove(key, self.used[key])
-        self.used[key] = held
-        self.changes.bound.append(str(key))
+        self._use(key, held, self.changes.bound)
         return held
 
     def remove(self, key: Key, held: HeldDescriptor) -> None:
@@ -245,8 +265,24 @@ class Inventory:
         been done: another may have its name by now.
         """
         if self.used.get(key) is held:
-            del self.used[key]
+            self.setAside(key)
             held.close()
+
+    def setAside(self, key: Key) -> None:
+        """
+        Have something no more, and leave it open.
+        """
+        del self.used[key]
+        self._ordinals.release((key.kind, key.network, key.address), key.ordinal)
+        self.changed()
+
+    def putBack(self, key: Key, held: HeldDescriptor) -> None:
+        """
+        Have again what was L{setAside}.
+        """
+        self.used[key] = held
+        self._ordinals.take((key.kind, key.network, key.address), key.ordinal)
+        self.changed()
 
     def prune(self) -> None:
         """
@@ -263,17 +299,17 @@ class Inventory:
         forEach("drop", self.inherited, self._drop)
         self.inherited.clear()
 
+    def closeInherited(self) -> None:
+        """
+        Close what was inherited and is not claimed, which the parent goes on with, or has
+        ended.
+        """
+        forEach("close", self.inherited.values(), HeldDescriptor.close)
+        self.inherited.clear()
+
     def _drop(self, key: Key) -> None:
-        held = self.inherited[key]
         self.changes.dropped.append(str(key))
-        unixpaths.abandon(key.address, held.path)
-        if isinstance(held.handle, socket.socket) and held.backlog is not None:
-            # Whoever else has it lets go of it later: clients should not wait so long.
-            # What we have not made, as we know by the backlog, is not ours to end:
-            # systemd's, for example, is to serve the next start.
-            with suppress(OSError):
-                held.handle.shutdown(socket.SHUT_RDWR)
-        held.close()
+        endForAll(key, self.inherited[key])
 
     def names(self) -> list[str]:
         """
@@ -282,12 +318,18 @@ class Inventory:
         self.prune()
         return [str(key) for key in self.used]
 
+    def listeners(self) -> list[str]:
+        """
+        @return: what this process listens on, in words.
+        """
+        return [str(key) for key in list(self.used) if key.kind == "listener"]
+
     def entries(self) -> tuple[Entry | UnknownEntry, ...]:
         """
         @return: what a child is to be told about everything in use, and passed on.
         """
         self.prune()
-        used = (_entry(key, held) for key, held in self.used.items())
+        used = (entryOf(key, held) for key, held in self.used.items())
         return (*used, *(entry for entry, _ in self.passedOn))
 
     def descriptors(self) -> list[int]:
@@ -319,6 +361,27 @@ def identify(fileno: int) -> Identity:
     return Identity(status.st_dev, status.st_ino)
 
 
+def endForAll(key: Key, held: HeldDescriptor) -> None:
+    """
+    Close what nobody listens on any more, whoever else has it, and remove its path.
+    """
+    unixpaths.abandon(key.address, held.path)
+    stopForAll(held)
+    held.close()
+
+
+def stopForAll(held: HeldDescriptor) -> None:
+    """
+    Refuse who wants to connect, whoever else has the socket.
+    """
+    if isinstance(held.handle, socket.socket) and held.backlog is not None:
+        # Whoever else has it lets go of it later: clients should not wait so long.
+        # What we have not made, as we know by the backlog, is not ours to end:
+        # systemd's, for example, is to serve the next start.
+        with suppress(OSError):
+            held.handle.shutdown(socket.SHUT_RDWR)
+
+
 def _kind(opened: HasDescriptor) -> tuple[int, int]:
     """
     @return: the family and the type of a socket, or twice 0 for what is not one.
@@ -328,7 +391,10 @@ def _kind(opened: HasDescriptor) -> tuple[int, int]:
     return 0, 0
 
 
-def _entry(key: Key, held: HeldDescriptor) -> Entry:
+def entryOf(key: Key, held: HeldDescriptor) -> Entry:
+    """
+    @return: what a child is to be told about a descriptor.
+    """
     family, kind = _kind(held.handle)
     return Entry(
         key=key,

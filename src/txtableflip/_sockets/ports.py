@@ -10,15 +10,17 @@ is shared, too.
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -28,14 +30,31 @@ from txtableflip._draining.connections import (
     CountedTCPServer,
     countedTransport,
 )
+from txtableflip._draining.goodbyes import findDrainable
+from txtableflip._draining.work import Task, Tasks
 from txtableflip._handover.manifest import Key
 from txtableflip._journal import ProcessLogger
 from txtableflip._observers import OneShot
 from txtableflip._sockets import unixpaths
+from txtableflip._sockets.datagram import AdoptedPort
 from txtableflip._sockets.each import forEach, requireEach
-from txtableflip._sockets.inventory import HeldDescriptor, Inventory, SocketOptions
+from txtableflip._sockets.inuse import explaining
+from txtableflip._sockets.inventory import (
+    HeldDescriptor,
+    Inventory,
+    SocketOptions,
+    stopForAll,
+)
+from txtableflip._sockets.migrating import whetherToMigrate
+from txtableflip._sockets.shared import Shared
 from txtableflip._sockets.unixport import UNIXPort
 from txtableflip.interfaces import Reactor
+
+MOST_TURNS = 100
+"""
+In how many turns of the reactor queues are emptied at most, a hundred connections in
+each: new ones may come all the time.
+"""
 
 _LONGEST_QUEUE = 2**31 - 1
 """
@@ -58,7 +77,11 @@ class _Listener:
     @ivar wanted: what the socket is to be like in this release.
     @ivar ownsPath: whether its path is ours to remove: if this process has made it,
         and from when it is final that it serves; until that is final of a child.
+    @ivar answering: what it has still to do when a child has the socket.
+    @ivar isLent: whether the parent may go on with it, for nothing is final yet.
     @ivar hasLock: whether the lock beside the path has been ours.
+    @ivar isStopping: whether its port has been told to close.
+    @ivar isReleased: whether the application listens on it no more.
     """
 
     key: Key
@@ -66,22 +89,44 @@ class _Listener:
     wanted: SocketOptions
     ownsPath: bool
     port: Any = None
+    answering: Task | None = None
 
     def __post_init__(self) -> None:
+        self.isLent = not self.ownsPath
         self.hasLock = self.ownsPath and self.wanted.isLocked
-        self._isStopping = False
+        self.isStopping = self.isReleased = False
         self._closed = OneShot()
 
     def __str__(self) -> str:
         return str(self.key)
 
-    def begin(self, *, accepting: bool) -> None:
+    def begin(
+        self,
+        adopt: Callable[[socket.socket], Any],
+        release: Callable[[], None],
+        forget: Callable[[], None],
+        *,
+        accepting: bool,
+    ) -> IListeningPort:
+        """
+        Make a port of it.
+
+        @param release: called when the application listens on it no more.
+        @param forget: called when the port is closed.
+        """
+        try:
+            self.port = adopt(cast(socket.socket, self.held.handle))
+        except BaseException:
+            forget()
+            raise
+        callWhenClosed(self.port, forget)
         how = "new" if self.ownsPath else "inherited"
         if not accepting:
             self.park()
         elif not self.ownsPath:
             self.accept()
         _log.info("listening on {key} ({how} socket)", key=str(self.key), how=how)
+        return _ListeningPort(self, release)
 
     def park(self) -> None:
         self.port.stopReading()
@@ -96,7 +141,7 @@ class _Listener:
         """
         @param changed: gets, in words, what is changed of the socket.
         """
-        self.ownsPath = True
+        self.ownsPath, self.isLent = True, False
         self._applyOptions(changed)
 
     def _applyOptions(self, changed: list[str]) -> None:
@@ -121,12 +166,26 @@ class _Listener:
         """
         return cast(socket.socket, self.held.handle).type == socket.SOCK_STREAM
 
+    def isAwaited(self) -> bool:
+        """
+        Whether clients wait in its queue.
+        """
+        poll = select.poll()
+        poll.register(self.held.handle.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def acceptSome(self) -> None:
+        """
+        Accept who waits, or a hundred of these, though it is parked.
+        """
+        self.port.doRead()
+
     def stop(self) -> Deferred[None]:
         """
         Close the port, once: the application may want that when we do.
         """
-        if not self._isStopping:
-            self._isStopping = True
+        if not self.isStopping:
+            self.isStopping = True
             closing: Deferred[Any] = maybeDeferred(self.port.stopListening)
             closing.addCallbacks(lambda ignored: self._closed.fire(), self._stopFailed)
         return self._closed.wait()
@@ -135,15 +194,33 @@ class _Listener:
         _log.failure("cannot stop {key}", failure=failure, key=str(self.key))
         self._closed.error(failure.value or CannotListenError(None, str(self.key), failure))
 
+    def disown(self) -> None:
+        """
+        Leave its path, and the lock beside it, to another process.
+        """
+        self.ownsPath = self.hasLock = False
+
+    def answerIn(self, tasks: Tasks) -> None:
+        """
+        Have the drain wait for what a port that receives datagrams may have to send.
+        """
+        if _mayAnswer(self.port):
+            self.answering = tasks.begin(str(self), self.port.protocol, self.port.stopListening)
+
+    def answered(self) -> None:
+        """
+        The port is closed.
+        """
+        if self.answering is not None:
+            self.answering.finish()
+
     def removePath(self) -> None:
         """
-        Remove its path, once, if it is ours; and its lock if that names us.
+        Remove its path if it is ours; and its lock if that names us.
         """
         if self.ownsPath:
-            self.ownsPath = False
             unixpaths.remove(self.key.address, self.held.path)
         if self.hasLock:
-            self.hasLock = False
             unixpaths.releaseLock(self.key.address)
 
 
@@ -178,7 +255,11 @@ class Ports:
     Adopts listening sockets, and parks and resumes them all.
 
     @ivar accepting: whether this is the generation that accepts.
+    @ivar shared: what a child has, too.
+    @ivar isFirst: whether there was none before it.
+    @ivar isReady: whether this process has said that it is.
     @ivar factories: those of the ports that have been closed.
+    @ivar migrates: whether connections migrate if nothing is said of their listener.
     """
 
     def __init__(
@@ -195,18 +276,18 @@ class Ports:
             with.
         """
         self.accepting: bool = accepting
+        self.isFirst: bool = accepting
+        self.isReady = False
+        self._adoptPort = reactor.adoptStreamPort  # services.py may replace that
         self._reactor = reactor
         self.inventory = inventory
-        self._connections = connections
+        self.connections = connections
         self._prepareFactory = prepareFactory
-        self._listeners: list[_Listener] = []
+        self.migrates: bool | str = False
+        self._listeners: dict[_Listener, None] = {}
+        self._migrating: dict[Key, _Listener] = {}
+        self.shared = Shared(inventory)
         self.factories = KeptFactories()
-
-    def nextKey(self, network: str, address: str) -> Key:
-        """
-        @return: the name of the next listener with this address.
-        """
-        return self.inventory.nextKey("listener", network, address)
 
     def listenOn(
         self,
@@ -215,6 +296,8 @@ class Ports:
         factory: Any,
         options: SocketOptions = ANY,
         drainTimeout: float | None = None,
+        *,
+        migrates: bool | str | None = None,
     ) -> IListeningPort:
         """
         Accept connections on the socket of a name.
@@ -223,14 +306,29 @@ class Ports:
         @param options: what it is to be like if it was.
         @param drainTimeout: how long its connections have to finish when this
             process leaves, in seconds, if not as long as all.
+        @param migrates: whether they go to the next generation, and if so, whether
+            C{"together"}; C{None} for what L{migrates} says.
         @raise ValueError: if listen(2) would not take the backlog.
+        @raise NotInheritable: if connections are to migrate that cannot.
         """
-        if options.backlog is not None and abs(options.backlog) > _LONGEST_QUEUE:
-            raise ValueError(f"{key}: the backlog must be {_LONGEST_QUEUE} at most")
+        _checkBacklog(key, options)
         self._prepareFactory(factory)
-        accepted = self._connections.acceptedBy(str(key), drainTimeout)
-        adopt = partial(_adoptStream, self._reactor, factory, accepted)
-        return self.open(key, create, adopt, options)
+        accepted = self.connections.acceptedBy(str(key), drainTimeout)
+        accepted.key = key
+        accepted.migrates = whetherToMigrate(key, factory, migrates, self.migrates)
+        adopt = partial(_adoptStream, self._reactor, self._adoptPort, factory, accepted)
+        port: Any = self.open(key, create, adopt, options)
+        if accepted.migrates:
+            self._migrating[key] = port.listener
+        return cast(IListeningPort, port)
+
+    def portOf(self, key: Key) -> Any:
+        """
+        @return: the reactor's port on a listener of which connections migrate, or
+            C{None} if there is none.
+        """
+        listener = self._migrating.get(key)
+        return None if listener is None or listener.isReleased else listener.port
 
     def open(
         self,
@@ -245,19 +343,16 @@ class Ports:
 
         @param adopt: makes the reactor's port on a copy of the socket.
         """
-        isNew = key not in self.inventory.inherited
-        held = self.inventory.claim(key) or self.inventory.add(key, create())
-        listener = _Listener(key, held, options, ownsPath=isNew)
-        forget = partial(self._forget, listener)
-        try:
-            listener.port = adopt(cast(socket.socket, held.handle))
-        except BaseException:
-            forget()
-            raise
-        listener.begin(accepting=self.accepting)
-        self._listeners.append(listener)
-        _callWhenClosed(listener.port, forget)
-        return _ListeningPort(listener, forget)
+        again = self.shared.claim(key)
+        found = again or self.inventory.claim(key)
+        held = found or self.inventory.add(key, explaining(create, self.inventory.inherited))
+        listener = _Listener(key, held, options, ownsPath=found is None)
+        release, forget = partial(self._release, listener), partial(self._forget, listener)
+        port = listener.begin(adopt, release, forget, accepting=self.accepting)
+        self._listeners[listener] = None
+        if again is not None:
+            listener.finalise(self.inventory.changes.changed)
+        return port
 
     def park(self) -> None:
         """
@@ -266,7 +361,7 @@ class Ports:
         @raise Exception: the first error, when all have had their turn.
         """
         self.accepting = False
-        requireEach("park", self._listeners, _Listener.park)
+        requireEach("park", self._listening(), _Listener.park)
 
     def resume(self) -> None:
         """
@@ -275,7 +370,10 @@ class Ports:
         @raise Exception: the first error, when all have had their turn.
         """
         self.accepting = True
-        requireEach("resume", self._listeners, _Listener.accept)
+        requireEach("resume", self._listening(), _Listener.accept)
+
+    def _listening(self) -> list[_Listener]:
+        return [each for each in self._listeners if not each.isStopping]
 
     def finalise(self) -> None:
         """
@@ -283,17 +381,20 @@ class Ports:
         of what nobody has claimed.
         """
         changed = self.inventory.changes.changed
-        forEach("finalise", self._listeners, lambda listener: listener.finalise(changed))
+        forEach("finalise", self._listening(), lambda listener: listener.finalise(changed))
         self.inventory.dropInherited()
 
     def letGo(self) -> None:
         """
-        A child has everything for good: close what listens.  What receives datagrams
+        A child has everything for good: close what accepts.  What receives datagrams
         has still to answer some.
         """
         for listener in self._listeners:
-            listener.ownsPath = listener.hasLock = False
-        self._close([each for each in self._listeners if each.isStream])
+            if self.shared.isTold(listener.held):
+                listener.disown()
+        self.shared.letGo()
+        _close([each for each in self._listeners if each.isStream], self.factories)
+        forEach("ask", self._listeners, lambda each: each.answerIn(self.connections.tasks))
 
     def stop(self) -> Deferred[Any]:
         """
@@ -302,30 +403,76 @@ class Ports:
 
         @return: a Deferred that fires when they are closed.
         """
-        return self._close(list(self._listeners))
-
-    def _close(self, listeners: list[_Listener]) -> Deferred[Any]:
-        for listener in listeners:
-            self.factories.keep(listener.port)
-        return DeferredList([each.stop() for each in listeners], consumeErrors=True)
+        return _close(list(self._listeners), self.factories)
 
     def forgetAll(self) -> None:
         """
         This process ends: close all sockets, and remove the names that are ours.
         """
+        self.shared.takeBack()
         forEach("forget", self._listeners, self._forget)
+        self.inventory.closeInherited()
 
     def _forget(self, listener: _Listener) -> None:
-        if listener in self._listeners:
-            self._listeners.remove(listener)
-        listener.removePath()
-        self.inventory.remove(listener.key, listener.held)
+        self._release(listener)
+        self._listeners.pop(listener, None)
+        listener.answered()
+
+    def _release(self, listener: _Listener) -> None:
+        if listener.isReleased:
+            # What it was on may be another's by now.
+            return
+        listener.isReleased = True
+        if listener.isLent:
+            # If the parent does not, it is dropped when that is final.
+            self.inventory.giveBack(listener.key, listener.held)
+        elif not self.shared.stop(listener.key, listener.held):
+            listener.removePath()
+            if self.inventory.isStored and self.accepting:
+                # The service manager lets go of it a moment later.
+                stopForAll(listener.held)
+            self.inventory.remove(listener.key, listener.held)
+
+
+def _close(listeners: list[_Listener], factories: KeptFactories) -> Deferred[Any]:
+    for listener in listeners:
+        factories.keep(listener.port)
+    return DeferredList([each.stop() for each in listeners], consumeErrors=True)
+
+
+def _checkBacklog(key: Key, options: SocketOptions) -> None:
+    if options.backlog is not None and abs(options.backlog) > _LONGEST_QUEUE:
+        raise ValueError(f"{key}: the backlog must be {_LONGEST_QUEUE} at most")
+
+
+@inlineCallbacks
+def acceptQueued(reactor: Reactor, ports: Ports, seconds: float) -> Any:
+    """
+    Accept who waits in the queues, though all ports are parked: for when nobody else
+    will, and the sockets are about to be closed.
+
+    @param seconds: how long that may take.
+    @return: a Deferred that fires when it has been done.
+    """
+    end = reactor.seconds() + seconds
+    for _ in range(MOST_TURNS):
+        streams = [each for each in ports._listeners if each.isStream]  # noqa: SLF001 - of this module
+        awaited = [each for each in streams if each.isAwaited()]
+        if not awaited or reactor.seconds() >= end:
+            return
+        forEach("accept on", awaited, _Listener.acceptSome)
+        yield deferLater(cast(Any, reactor), 0, lambda: None)
 
 
 def _adoptStream(
-    reactor: Reactor, factory: Any, accepted: AcceptedConnections, sock: socket.socket
+    reactor: Reactor,
+    adoptPort: Callable[..., Any],
+    factory: Any,
+    accepted: AcceptedConnections,
+    sock: socket.socket,
 ) -> Any:
     """
+    @param adoptPort: as L{twisted.internet.interfaces.IReactorSocket.adoptStreamPort}.
     @return: a port that accepts on a copy of a socket, and counts.
     """
     port: Any
@@ -333,12 +480,22 @@ def _adoptStream(
         port = UNIXPort(reactor, sock.dup(), factory, accepted)
         port.startListening()
     else:
-        port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+        port = adoptPort(sock.fileno(), sock.family, factory)
         port.transport = countedTransport(CountedTCPServer, accepted)
     return port
 
 
-def _callWhenClosed(port: Any, call: Callable[[], object]) -> None:
+def _mayAnswer(port: Any) -> bool:
+    """
+    @return: whether the protocol of a port, which receives nothing any more, may have
+        something to send; a protocol that knows how it ends may say goodbye.
+    """
+    if not isinstance(port, AdoptedPort):
+        return False
+    return port.hasReceived or findDrainable(port) is not None
+
+
+def callWhenClosed(port: Any, call: Callable[[], object]) -> None:
     """
     Have something done before a port of the reactor's is closed, whoever does
     that: a datagram protocol may, as it has the port for its transport, and the
@@ -359,10 +516,10 @@ class _ListeningPort:
     A port of the reactor's, which leaves the inventory when it is stopped.
     """
 
-    def __init__(self, listener: _Listener, forget: Callable[[], None]) -> None:
-        self._listener = listener
+    def __init__(self, listener: _Listener, release: Callable[[], None]) -> None:
+        self.listener = listener
         self._port = listener.port
-        self._forget = forget
+        self._release = release
 
     def __repr__(self) -> str:
         return f"<inheritable {self._port!r}>"
@@ -370,12 +527,23 @@ class _ListeningPort:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._port, name)
 
+    @property
+    def _type(self) -> str:
+        """
+        What a TCP port calls itself in the log: Twisted's listenSSL has it be C{"TLS"}.
+        """
+        return cast(str, self._port._type)  # noqa: SLF001 - the wrapped port's own
+
+    @_type.setter
+    def _type(self, kind: str) -> None:
+        self._port._type = kind  # noqa: SLF001 - the wrapped port's own
+
     def startListening(self) -> None:
         """
         @raise CannotListenError: always, because this port listens already, or
             is closed: to listen again, listen on its endpoint.
         """
-        raise CannotListenError(None, str(self._listener), "a port cannot be started twice")
+        raise CannotListenError(None, str(self.listener), "a port cannot be started twice")
 
     def stopListening(self) -> Any:
         """
@@ -383,8 +551,8 @@ class _ListeningPort:
 
         @return: a Deferred that fires when that has been done.
         """
-        self._forget()
-        return self._listener.stop()
+        self._release()
+        return self.listener.stop()
 
     def getHost(self) -> Any:
         """

@@ -94,14 +94,14 @@ class Readiness:
         if begun := len(self._expected) - len(made):
             waiting.append(f"{begun} Deferreds, of listen() or for notReadyUntil()")
         inherited = self._inventory.unclaimed()
-        return waiting + [f"somebody to listen on the inherited {key}" for key in inherited]
+        return waiting + [f"a listener on the inherited {key}" for key in inherited]
 
     def _done(self, expected: object) -> None:
         self._expected.discard(expected)
         self._check()
 
     def _check(self) -> None:
-        if not self._asked:
+        if not self._asked or self._settled.outcome is not None:
             return
         isUnclaimed = bool(self._inventory.unclaimed()) and not self._isLate
         if self._expected or not isUnclaimed:
@@ -123,7 +123,7 @@ class Readiness:
         left = ", ".join(self._inventory.unclaimed())
         if self._inventory.used:
             _log.warn(
-                "nobody has listened on {left} for {seconds:g} s: going on without",
+                "nothing has listened on {left} for {seconds:g} s: continuing without it",
                 left=left,
                 seconds=UNCLAIMED_TIMEOUT,
             )
@@ -131,7 +131,7 @@ class Readiness:
         else:
             self._settled.error(
                 NothingListens(
-                    f"nobody has listened on {left} for {UNCLAIMED_TIMEOUT:g} s, nor on "
-                    f"anything else that can be inherited: clients would have nobody"
+                    f"nothing has listened on {left} for {UNCLAIMED_TIMEOUT:g} s, nor on "
+                    "anything else that is inheritable: nobody would accept connections"
                 )
             )

@@ -20,6 +20,7 @@ from twisted.python.lockfile import FilesystemLock
 
 from txtableflip._handover.manifest import Identity
 from txtableflip._journal import ProcessLogger
+from txtableflip._kernel import isZombie
 
 _log = ProcessLogger()
 
@@ -38,12 +39,19 @@ def isAbstract(address: str) -> bool:
     return address.startswith("\0")
 
 
-def canonical(address: Any) -> str:
+def asGiven(address: Any) -> str:
     """
     @param address: as C{listenUNIX} takes it: a string, bytes, or a path object.
-    @return: the one way in which we write it.
+    @return: it, as a string.
     """
-    path = os.fsdecode(getattr(address, "path", address))
+    return os.fsdecode(getattr(address, "path", address))
+
+
+def canonical(path: str) -> str:
+    """
+    @return: the one way in which we write it, which names the same file wherever this
+        process goes.
+    """
     return path if isAbstract(path) else os.path.abspath(path)
 
 
@@ -59,23 +67,24 @@ def change(address: str, identity: Identity | None, mode: int) -> None:
 
 def bind(sock: socket.socket, address: str, mode: int) -> Identity | None:
     """
-    Bind a socket to a path with the given permissions, which it has from the
-    first instant.
+    Bind a socket to a path with the given permissions, and never with more.
 
+    @param address: as it was given.
     @return: the identity of the path, or C{None} for an abstract name.
     @raise CannotListenError: if the path cannot be had.
     """
     if isAbstract(address):
         _bind(sock, address)
         return None
-    # bind(2) creates the file with 0777 less the umask; a chmod afterwards
-    # would leave a moment in which anybody may connect.
-    previous = os.umask(0o777 & ~mode)
-    try:
-        _bind(sock, address)
-    finally:
-        os.umask(previous)
-    return identityAt(address)
+    # The file gets the mode of the socket, less the umask: so nobody may connect who
+    # must not, even for a moment, and a chmod can only allow more.  The umask itself
+    # is of the whole process: other threads create files meanwhile.
+    with suppress(OSError):
+        os.fchmod(sock.fileno(), mode & 0o777)
+    _bind(sock, address)
+    identity = identityAt(address)
+    change(address, identity, mode)
+    return identity
 
 
 def _bind(sock: socket.socket, address: str) -> None:
@@ -92,7 +101,7 @@ def _explain(address: str, error: OSError) -> OSError:
     if error.errno != errno.EADDRINUSE or isAbstract(address):
         return error
     if not _isSocket(address):
-        hint = "there is a file which is no socket: remove it, or use another path"
+        hint = "there is a file that is not a socket: remove it, or use another path"
     elif _isAlive(address):
         hint = "another process accepts connections there: stop it, or use another path"
     else:
@@ -160,11 +169,12 @@ def lock(address: str) -> None:
         there.
     """
     theLock = FilesystemLock(lockName(address))
+    hasEnded = _takeFromZombie(theLock.name)
     try:
         isOurs = theLock.lock()
     except (OSError, ValueError, OverflowError) as error:
         if os.path.lexists(theLock.name) and not _isLock(theLock.name):
-            hint = f"{theLock.name} is no lock: remove it, or use another path"
+            hint = f"{theLock.name} is not a lock: remove it, or use another path"
             raise CannotListenError(None, address, OSError(errno.EADDRINUSE, hint)) from error
         if not isinstance(error, PermissionError) or not os.path.lexists(theLock.name):
             raise
@@ -175,8 +185,23 @@ def lock(address: str) -> None:
         raise CannotListenError(
             None, address, OSError(errno.EADDRINUSE, f"process {owner} holds {theLock.name}")
         )
-    if not theLock.clean and _isSocket(address) and not _isAlive(address):
+    isLeft = hasEnded or not theLock.clean
+    if isLeft and _isSocket(address) and not _isAlive(address):
         os.unlink(address)
+
+
+def _takeFromZombie(name: str) -> bool:
+    """
+    Remove a lock whose owner has ended, though nobody has waited for it yet, as in a
+    container it may be for ever: L{FilesystemLock} takes it for a living one.
+
+    @return: whether there was one.
+    """
+    with suppress(OSError):
+        if _isLock(name) and isZombie(int(os.readlink(name))):
+            os.unlink(name)
+            return True
+    return False
 
 
 def _isLock(name: str) -> bool:
@@ -219,7 +244,7 @@ def releaseLock(address: str) -> None:
 def _reporting(what: str, address: str) -> Iterator[None]:
     """
     Log what the operating system refuses, and go on: a name that stays behind
-    is no reason not to serve, or not to stop.
+    does not keep a process from serving, or from stopping.
     """
     try:
         yield

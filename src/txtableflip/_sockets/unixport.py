@@ -4,7 +4,7 @@ A listening UNIX socket.
 Twisted's own (L{twisted.internet.unix.Port}) cannot be shared by two processes:
 an adopted one changes the mode of the path to 0666 and the backlog to 50, and
 on closing it unlinks the path and calls shutdown(2), which ends the listening
-in every process.
+in every process.  Ours begins and ends in another way, and is Twisted's in between.
 """
 
 from __future__ import annotations
@@ -12,39 +12,17 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from twisted.internet import unix
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.main import CONNECTION_DONE
-from twisted.internet.task import deferLater
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.internet import tcp, unix
+from twisted.python import log
 
 from txtableflip._draining.connections import (
     AcceptedConnections,
     CountedTransport,
     countedTransport,
 )
-from txtableflip._journal import ProcessLogger
 from txtableflip._sockets import unixpaths
 from txtableflip._sockets.inventory import HeldDescriptor
 from txtableflip.interfaces import Reactor
-
-ACCEPTS_PER_TURN = 100
-"""
-How many connections are accepted before others of the reactor have their turn.
-"""
-
-PAUSE = 1.0
-"""
-How long to accept nothing when the kernel will not let us, in seconds: those who
-want to connect wait in the queue.
-"""
-
-
-_log = ProcessLogger()
 
 
 class CountedUNIXServer(CountedTransport, unix.Server):
@@ -52,18 +30,16 @@ class CountedUNIXServer(CountedTransport, unix.Server):
     Twisted's transport of an accepted UNIX connection, counted.
     """
 
-    __slots__ = ("accepted", "since")
+    __slots__ = ("accepted", "isAnswered", "since")
 
 
-@implementer(IListeningPort)
-class UNIXPort(FileDescriptor):
+class UNIXPort(unix.Port):
     """
     Accepts connections on a socket that is shared with other processes, and
     which it closes in the end without further ado.
     """
 
-    # The transport of a connection shows this in its repr.
-    _realPortNumber = None
+    _shouldShutdown = False
 
     def __init__(
         self,
@@ -72,102 +48,28 @@ class UNIXPort(FileDescriptor):
         factory: Any,
         accepted: AcceptedConnections,
     ) -> None:
-        clock: Any = reactor
-        super().__init__(clock)
-        self._clock = clock
+        self._name: Any = sock.getsockname()
+        super().__init__(self._name, factory, reactor=reactor)
+        self.factory: Any = factory
         self.socket = sock
-        self.factory = factory
-        self._transport = countedTransport(CountedUNIXServer, accepted)
-        self._sessions = 0
-        self._pause: Any = None
-
-    def fileno(self) -> int:
-        return self.socket.fileno()
-
-    def logPrefix(self) -> str:
-        return type(self.factory).__qualname__
-
-    def getHost(self) -> UNIXAddress:
-        """
-        @return: the address that clients connect to.
-        """
-        return UNIXAddress(self.socket.getsockname())
+        self.transport = countedTransport(CountedUNIXServer, accepted)
 
     def startListening(self) -> None:
         """
         Begin to accept.
         """
+        # Without it, those who wait could not be told when descriptors run out.
+        tcp._reservedFD.reserve()  # noqa: SLF001 - as Twisted's own port does
+        log.msg(f"{self._getLogPrefix(self.factory)} starting on {self._name!r}")
         self.factory.doStart()
         self.connected = True
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]
+        self.numberAccepts = 100
         self.startReading()
 
-    def startReading(self) -> None:
-        self._cancelPause()
-        super().startReading()
-
-    def stopReading(self) -> None:
-        self._cancelPause()
-        super().stopReading()
-
-    def _cancelPause(self) -> None:
-        if self._pause is not None and self._pause.active():
-            self._pause.cancel()
-        self._pause = None
-
-    def doRead(self) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            if not self.connected:
-                return
-            try:
-                connection, peer = self.socket.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                _log.warn(
-                    "cannot accept at {address}, trying again in {pause} s: {error}",
-                    address=str(self.getHost()),
-                    pause=PAUSE,
-                    error=str(error),
-                )
-                self.stopReading()
-                self._pause = self._clock.callLater(PAUSE, self.startReading)
-                return
-            self._connect(connection, peer)
-
-    def _connect(self, connection: socket.socket, peer: Any) -> None:
-        connection.setblocking(False)
-        try:
-            protocol = self.factory.buildProtocol(UNIXAddress(peer))
-            if protocol is None:
-                connection.close()
-                return
-            self._sessions += 1
-            transport = self._transport(
-                connection, protocol, peer, self, self._sessions, self.reactor
-            )
-            protocol.makeConnection(transport)
-        except Exception:  # noqa: BLE001 - the port must outlive it
-            _log.failure("building a protocol for a connection")
-
-    def stopListening(self) -> Deferred[None]:
-        """
-        Close this port.
-
-        @return: a Deferred that fires when that has been done.
-        """
-        self.stopReading()
-        return deferLater(self._clock, 0, self.connectionLost, Failure(CONNECTION_DONE))
-
-    loseConnection = stopListening
-
-    def connectionLost(self, reason: Failure) -> None:
-        if not self.connected:
-            return
-        super().connectionLost(reason)
-        self.socket.close()
-        self.factory.doStop()
+    def connectionLost(self, reason: Any) -> None:
+        if self.connected:
+            tcp.Port.connectionLost(self, reason)
 
 
 def bindUNIX(
@@ -176,6 +78,8 @@ def bindUNIX(
     """
     Make a UNIX socket at a path, or with an abstract name.
 
+    @param address: as it was given: a relative one may be at a place of which the
+        whole path is too long for the kernel.
     @param kind: the type of the socket (socket(2)).
     @param mode: the permissions of the path.
     @param backlog: the length of its queue, if it is to listen.

@@ -24,7 +24,7 @@ examples:
       twistd --nodaemon --pidfile= tableflip --app 'myapp' -- --port {port}
 
 The exit status is 0 if no client could tell, 1 if one could, and 2 if there was
-nothing to torture.
+nothing to test.
 """
 
 
@@ -46,10 +46,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="REGEX",
         help="what must be found in the body; with --send, what the whole answer is",
     )
-    parser.add_argument("--upgrades", type=int, default=10, help="how many (default: 10)")
-    parser.add_argument("--clients", type=int, default=1, help="how many of each kind")
+    parser.add_argument(
+        "--upgrades", type=int, default=10, help="number of upgrades (default: 10)"
+    )
+    parser.add_argument("--clients", type=int, default=1, help="number of clients of each kind")
     parser.add_argument("--port", type=int, help="where it listens (default: a free one)")
-    parser.add_argument("--signal", default="HUP", help="what redeploys (default: HUP)")
+    parser.add_argument(
+        "--signal", default="HUP", help="the signal that redeploys (default: HUP)"
+    )
     parser.add_argument("--json", metavar="FILE", help="where to write the report as JSON")
     parser.add_argument("--picture", metavar="FILE", help="where to draw it: .png, .svg")
     parser.add_argument("command", nargs="+", help="starts the service; {port}: the port")
@@ -91,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
             deployed=lambda line: print(line, flush=True),
         ).run()
     except (TortureError, ValueError) as error:
-        print(f"cannot torture it: {error}", file=sys.stderr)
+        print(f"cannot run the torture test: {error}", file=sys.stderr)
         return 2
     print(f"\n{report.table()}")
     if options.json:

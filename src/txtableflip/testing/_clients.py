@@ -1,5 +1,5 @@
 """
-Clients that do not forgive: whatever is no whole and right answer is a failure.
+Clients that never retry: whatever is not a complete and correct answer is a failure.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -24,6 +25,12 @@ KEPT_FOR = 20
 How many requests are sent over a connection that is kept.
 """
 
+LASTING = 2
+"""
+How many upgrades a lasting connection outlives: fewer than have the oldest generation
+ended as one too many.
+"""
+
 BETWEEN_REQUESTS = 0.005
 SLOW_PIECES = 5
 SLOW_PAUSE = 0.1
@@ -35,7 +42,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 class WrongAnswer(Exception):
     """
-    What came is no whole answer, or not the right one.
+    What came is not a complete answer, or not the right one.
     """
 
 
@@ -134,7 +141,7 @@ class Sample:
     """
     What one client saw when it asked once.
 
-    @ivar kind: which kind of client: see L{KINDS}.
+    @ivar kind: which kind of client: see L{KINDS}; or C{lasting}.
     @ivar connected: when it connected, in seconds since the epoch.
     @ivar begun: when it asked; the same, but on a connection that is kept.
     @ivar took: how long until it had the answer, in seconds, without the pauses
@@ -231,6 +238,21 @@ class Client:
 
         self._sample("raw", ask)
 
+    def lasting(self, kept: deque[socket.socket]) -> None:
+        """
+        A connection that stays open, on which nothing is said after the first answer.
+
+        @param kept: what it is added to.
+        """
+
+        def ask() -> None:
+            sock = self._connect()
+            kept.append(sock)
+            sock.sendall(self._question.request(isLast=False))
+            self._question.readAnswer(sock)
+
+        self._sample("lasting", ask)
+
     def _connect(self) -> socket.socket:
         self._connected = time.time()
         sock = socket.create_connection(self._address, DEADLINE)
@@ -266,6 +288,33 @@ KINDS: dict[str, Callable[[Client], None]] = {
 """
 The kinds of clients.
 """
+
+
+class Lasting:
+    """
+    Connections that outlive upgrades, so that several generations live at the same time.
+    """
+
+    def __init__(
+        self, address: tuple[str, int], question: Question, heard: Callable[[Sample], None]
+    ) -> None:
+        self._client = Client(address, question, heard)
+        self._kept: deque[socket.socket] = deque()
+
+    def another(self) -> None:
+        """
+        Connect, and let go whoever connected L{LASTING} connections ago.
+        """
+        self._client.lasting(self._kept)
+        if len(self._kept) > LASTING:
+            self._kept.popleft().close()
+
+    def close(self) -> None:
+        """
+        Let all go.
+        """
+        while self._kept:
+            self._kept.popleft().close()
 
 
 class Clients:

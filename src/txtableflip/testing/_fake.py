@@ -7,20 +7,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from txtableflip import _steps
+from txtableflip._counters import Counters
 from txtableflip._draining.connections import Connections
-from txtableflip._generation import Exit
+from txtableflip._generation import STOP_TIMEOUT, Exit
 from txtableflip._handover.nobody import NoChild
 from txtableflip._handover.probation import Terms
+from txtableflip._launch.command import Command, successorCommand
 from txtableflip._launch.signals import StopHandler, redeploySignal, signalNumber
+from txtableflip._migration.migration import Migration
 from txtableflip._observers import OneShot
 from txtableflip._sockets.endpoint import InheritableEndpoint
 from txtableflip._sockets.inventory import Inventory
 from txtableflip._sockets.named import Fds
 from txtableflip._sockets.ports import Ports
-from txtableflip.errors import ChildExited, RolledBack, UpgradeFailed
+from txtableflip.errors import ChildExited, Rehearsed, RolledBack, UpgradeFailed
 from txtableflip.upgrader import Upgrader
 
 
@@ -48,13 +51,20 @@ class FakeUpgrader(Upgrader):
         self.reactor = reactor
 
     def endpoint(
-        self, description: str, drainTimeout: float | None = None
+        self,
+        description: str,
+        drainTimeout: float | None = None,
+        migrate: bool | str | None = None,
     ) -> InheritableEndpoint:
         """
         See L{Upgrader.endpoint}.  What it makes listens on the given reactor.
         """
         reactor = _CountingReactor(self.reactor)
         return InheritableEndpoint(reactor, self._readiness, description)
+
+    def _whenStarted(self, call: Callable[[], object]) -> None:
+        # The reactor of a test need not run.
+        call()
 
     def rollback(self, reason: str) -> None:
         """
@@ -65,28 +75,36 @@ class FakeUpgrader(Upgrader):
 
     def redeployOn(self, name: str) -> None:
         """
-        See L{Upgrader.redeployOn}.  No signal is handled: call L{redeploy}.
+        See L{Upgrader.redeployOn}.  No signal is handled: call L{redeploy
+        <txtableflip.Upgrader.redeploy>}.
         """
         redeploySignal(name)
         self.signals.append(name)
 
     def stopOn(self, name: str) -> StopHandler:
         """
-        See L{Upgrader.stopOn}.  No signal is handled: call L{stop}.
+        See L{Upgrader.stopOn}.  No signal is handled: call L{stop <txtableflip.Upgrader.stop>}.
         """
         return StopHandler(signalNumber(name), self.stop)
 
-    def drain(self, timeout: float) -> Deferred[int]:
+    def drain(self, timeout: float, stopTimeout: float = STOP_TIMEOUT) -> Deferred[int]:
         """
-        See L{Upgrader.drain}.  No connection is real, and none is cut.
+        See L{Upgrader.drain}.  No connection is real, and none is cut; but work
+        (L{busy <txtableflip.Upgrader.busy>}) is waited for.
         """
-        return succeed(0)
+        finished = self._ours.connections.tasks.whenAllFinished()
+        finished.addTimeout(timeout, self.reactor, onTimeoutCancel=lambda result, after: None)
+        return finished.addCallback(lambda ignored: 0)
 
     def childServes(self) -> None:
         """
-        The child is ready, and then serves, on probation.
+        The child is ready, and then serves, on probation; or it is sent away, if this
+        is a dry run.
         """
         self._mustFollow("startChild")
+        if self._core.order.dryRun:
+            self._lifecycle.childFailed(Rehearsed("was ready", phase="initialise"))
+            return
         self._lifecycle.childReady()
         self._lifecycle.childServing()
 
@@ -107,36 +125,38 @@ class FakeUpgrader(Upgrader):
 
     def childFails(self, error: UpgradeFailed | None = None) -> None:
         """
-        The child is gone: the upgrade fails; or L{stop}, which ended it, is done.
+        The child is gone: the upgrade fails; or L{stop <txtableflip.Upgrader.stop>}, which
+        ended it, is done.
 
         @param error: why; if nothing is said, it exited with status 1.
         """
-        self._mustFollow("startChild", "endChild", "watchChild", "withdrawChild")
+        self._mustFollow("startChild", "endChild", "beginDrain", "withdrawChild")
         exited = ChildExited("exited with status 1", phase="initialise", exitStatus=1)
         self._lifecycle.childFailed(error or exited)
 
     def parentCommits(self) -> None:
         """
-        The parent has stopped accepting: L{ready} fires.
+        The parent has stopped accepting: L{ready <txtableflip.Upgrader.ready>} fires.
         """
         self._mustFollow("sayReady")
         self._lifecycle.parentCommitted()
 
     def parentConfirms(self) -> None:
         """
-        The parent never takes back: L{whenFinal} fires.
+        The parent never rolls back: L{whenFinal <txtableflip.Upgrader.whenFinal>} fires.
         """
         self._lifecycle.parentConfirmed()
 
     def parentWithdraws(self) -> None:
         """
-        The parent takes back: this process stands by.
+        The parent rolls back: this process stands by.
         """
         self._lifecycle.parentWithdrew()
 
     def parentExits(self) -> None:
         """
-        The parent has ended: L{whenParentExits} fires; L{ready}, too, if it waits.
+        The parent has ended: L{whenParentExits <txtableflip.Upgrader.whenParentExits>} fires;
+        L{ready <txtableflip.Upgrader.ready>}, too, if it waits.
         """
         self._lifecycle.parentExited()
         self._ours.olderAreGone.fire()
@@ -172,6 +192,9 @@ class Recorder:
     service: object = None
     terms = Terms()
     isReplaced = False
+    drainTimeout: float | None = None
+    finalSince = parentPid = None
+    olderPids: tuple[int, ...] = ()
 
     def __init__(self, reactor: Any, steps: list[str], number: int) -> None:
         """
@@ -183,13 +206,26 @@ class Recorder:
             self.olderAreGone.fire()
         self.connections = Connections()
         self.inventory = Inventory()
+        self.migration = Migration(reactor, self.connections)
+        self.counters = Counters(self.inventory)
         self.ports = Ports(reactor, self.inventory, self.connections, accepting=True)
-        self.fds = Fds(reactor, self.inventory, self.ports, self.connections)
+        self.fds = Fds(self.inventory, self.ports)
         self._steps = steps
+
+    def command(self) -> Command:
+        """
+        @return: what nobody starts here.
+        """
+        return successorCommand(())
 
     def prepare(self) -> None:
         """
         Nothing can fail here.
+        """
+
+    def describeDrain(self) -> None:
+        """
+        No connection is real.
         """
 
     def suggestPidFile(self, path: str) -> None:

@@ -30,11 +30,16 @@ class Deployment:
     @ivar what: C{start}, C{upgrade}, or the name of a mishap.
     @ivar outcome: what the service said in the end.
     @ivar begun: when the signal was sent, in seconds since the epoch.
+    @ivar alive: how many processes of the service lived when it was over.
+    @ivar lost: from when to when connections were made whose requests were lost with
+        a process that had accepted them, and died as planned.
     """
 
     what: str
     outcome: Event
     begun: float = 0.0
+    alive: int = 0
+    lost: tuple[float, float] | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -85,10 +90,36 @@ class Report:
             f"{sample.kind}, asked {sample.begun - self._start:.2f} s after the start: "
             f"{sample.error}"
             for sample in self.samples
-            if sample.error
+            if self.isFailure(sample)
         ]
         failed += [str(one) for one in self.deployments if not one.isAsPlanned]
         return failed + ([self.trouble] if self.trouble else [])
+
+    def isFailure(self, sample: Sample) -> bool:
+        """
+        @return: whether there was no answer, and should have been: not from a process
+            that had accepted the connection, and died as planned.
+        """
+        return bool(sample.error) and not self._isLost(sample)
+
+    def _isLost(self, sample: Sample) -> bool:
+        # Who is refused has been accepted by nobody.
+        return (
+            bool(sample.error)
+            and not sample.error.startswith(ConnectionRefusedError.__name__)
+            and any(
+                one.lost and one.lost[0] <= sample.connected <= one.lost[1]
+                for one in self.deployments
+            )
+        )
+
+    @property
+    def lost(self) -> int:
+        """
+        How many requests were lost with a process that had accepted them, and died
+        as planned.
+        """
+        return sum(map(self._isLost, self.samples))
 
     @property
     def upgrades(self) -> int:
@@ -116,7 +147,8 @@ class Report:
                 "generation": one.outcome.generation,
                 "process": one.outcome.pid,
                 "upgrade": round(one.outcome.time - one.begun, 3) if one.begun else None,
-                **_summary(group),
+                "alive": one.alive,
+                **self._summary(group),
             }
             for one, group in zip(served, groups, strict=True)
         ]
@@ -127,7 +159,7 @@ class Report:
         """
         kinds = sorted({sample.kind for sample in self.samples})
         return [
-            {"kind": kind, **_summary([one for one in self.samples if one.kind == kind])}
+            {"kind": kind, **self._summary([one for one in self.samples if one.kind == kind])}
             for kind in kinds
         ]
 
@@ -136,7 +168,7 @@ class Report:
         @return: the report for people.
         """
         mishaps = [str(one) for one in self.deployments if not one.succeeded]
-        errors = Counter(sample.error for sample in self.samples if sample.error)
+        errors = Counter(one.error for one in self.samples if self.isFailure(one))
         parts = [
             _table(self.perGeneration()),
             _table(self.perKind()),
@@ -156,9 +188,10 @@ class Report:
         @return: all in one line.
         """
         failed = len(self.deployments) - 1 - self.upgrades
+        lost = f"{self.lost} lost with a process that died, " if self.lost else ""
         return (
             f"{self.upgrades} upgrades, {failed} that failed, {len(self.samples):,} requests, "
-            f"{len(self.failures)} failures"
+            f"{lost}{len(self.failures)} failures"
         )
 
     def json(self) -> str:
@@ -194,7 +227,7 @@ class Report:
         for kind in sorted({sample.kind for sample in self.samples}):
             good = [one for one in self.samples if one.kind == kind and not one.error]
             axes.plot(*self._points(good), ".", markersize=2, label=kind, rasterized=True)
-        bad = [one for one in self.samples if one.error]
+        bad = [one for one in self.samples if self.isFailure(one)]
         axes.plot(*self._points(bad), "rx", markersize=4, label=f"failures: {len(bad)}")
         for one in self.deployments[1:]:
             style = ("tab:green", "-") if one.succeeded else ("tab:red", ":")
@@ -217,20 +250,20 @@ class Report:
             [sample.took * 1000 for sample in samples],
         )
 
-
-def _summary(samples: list[Sample]) -> dict[str, Any]:
-    """
-    Count, and sort: times are in milliseconds.
-    """
-    taken = [sample.took * 1000 for sample in samples if not sample.error]
-    percentiles = quantiles(taken, n=100, method="inclusive") if len(taken) > 1 else taken
-    return {
-        "answers": len(taken),
-        "failures": len(samples) - len(taken),
-        "median": round(median(taken), 1) if taken else None,
-        "99 %": round(percentiles[-1], 1) if taken else None,
-        "slowest": round(max(taken), 1) if taken else None,
-    }
+    def _summary(self, samples: list[Sample]) -> dict[str, Any]:
+        """
+        Count, and sort: times are in milliseconds.
+        """
+        taken = [sample.took * 1000 for sample in samples if not sample.error]
+        percentiles = quantiles(taken, n=100, method="inclusive") if len(taken) > 1 else taken
+        return {
+            "answers": len(taken),
+            "lost": sum(map(self._isLost, samples)),
+            "failures": sum(map(self.isFailure, samples)),
+            "median": round(median(taken), 1) if taken else None,
+            "99 %": round(percentiles[-1], 1) if taken else None,
+            "slowest": round(max(taken), 1) if taken else None,
+        }
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> str:

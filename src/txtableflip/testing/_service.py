@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from txtableflip import _kernel
+
 PRELOAD = Path(__file__).parent / "_preload"
 HINT = "it has no tableflip: endpoint and no Upgrader, or its Python ignores $PYTHONPATH"
 MARK = "TXTABLEFLIP_TORTURE"
@@ -51,8 +53,8 @@ class Fault:
     """
     What is to go wrong in the service, once.
 
-    @ivar moment: when, by a name of L{moments
-        <txtableflip.testing._preload.txtableflip_moments>}.
+    @ivar moment: when, by a name of C{txtableflip_moments}, in
+        C{_preload}.
     @ivar victims: which processes get the signal: C{"old"}, C{"new"}.
     @ivar signal: its number.
     @ivar error: what the process at this moment raises instead.
@@ -86,6 +88,7 @@ class Event:
         or C{fault}.
     @ivar time: when, in seconds since the epoch.
     @ivar accepts: whether the process accepts connections at this moment.
+    @ivar state: what it answers to C{tableflip status}.
     @ivar victims: the processes that a fault is done to.
     """
 
@@ -96,6 +99,7 @@ class Event:
     why: str = ""
     moment: str = ""
     accepts: bool | None = None
+    state: str | None = None
     victims: tuple[int, ...] = ()
 
 
@@ -134,10 +138,12 @@ class Service:
         """
         path = os.pathsep.join(filter(None, [str(PRELOAD), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, MARK: str(self.directory)}
-        before = len(self.served)
         if self._process is not None:
             # A zombie looks like a running service to who reads the pid file.
             self._process.wait()
+        # What was said by one that has been stopped is not said by this one.
+        self.read()
+        before = len(self.served)
         with (self.directory / "output").open("ab") as output:
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - that is what we are for
@@ -175,19 +181,20 @@ class Service:
         """
         Tell the process that serves to upgrade.
 
-        @raise TortureError: if it is no more.
+        @raise TortureError: if it has exited.
         """
         self.read()
-        try:
+        if not isAlive(self.pid):
+            gone = f"process {self.pid}, which served, has exited"
+            raise TortureError(self._withOutput(gone))
+        with suppress(ProcessLookupError):
             os.kill(self.pid, self._redeploy)
-        except ProcessLookupError as error:
-            gone = f"process {self.pid}, which served, is no more"
-            raise TortureError(self._withOutput(gone)) from error
 
     def upgrade(self) -> Event:
         """
-        Upgrade, and wait until it is over: the old process has left, or has
-        said that the upgrade failed.
+        Upgrade, and wait until it is final: the old process has said that it never
+        will serve again, though it may drain, or is gone, or has said that the
+        upgrade failed.
 
         @return: C{serves} or C{upgrade failed}.
         @raise TortureError: if neither happens, or no process is left.
@@ -197,14 +204,17 @@ class Service:
         self.redeploy()
 
         def outcome() -> Event | None:
+            new = None
+            isFinal = not isAlive(old)
             for event in self.events[before:]:
                 if event.what == "upgrade failed" and event.pid == old:
                     return event
-                if event.what == "serves" and event.pid != old and not isAlive(old):
-                    return event
+                if event.what == "serves" and event.pid != old:
+                    new = event
+                isFinal |= event.what == "upgrade done" and event.pid == old
             if not isAlive(old) and not self.processes():
                 raise TortureError(self._withOutput("no process of the service is left"))
-            return None
+            return new if isFinal else None
 
         return self.until(outcome, f"the outcome of an upgrade of process {old}")
 
@@ -343,10 +353,9 @@ def stateOf(pid: int) -> tuple[str, int]:
         that is gone, and the process id of its parent.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return _kernel.stateOf(pid)
     except (FileNotFoundError, ProcessLookupError):
         return "X", 0
-    return fields[0], int(fields[1])
 
 
 _RESERVED_AT_ONCE = 50

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from txtableflip.testing._clients import Client, Clients, Question
+from txtableflip.testing._clients import Client, Clients, Lasting, Question
 from txtableflip.testing._report import Deployment, Report
 from txtableflip.testing._service import Fault, Service, TortureError, freePort
 from txtableflip.upgrader import checkCommand
@@ -24,6 +24,12 @@ EVERY = 5
 One mishap comes after so many upgrades.
 """
 
+QUEUED = 1.0
+"""
+How long a connection may have waited for the old process to accept it, in seconds, when
+that stopped accepting.
+"""
+
 
 @dataclass(frozen=True)
 class Mishap:
@@ -32,16 +38,24 @@ class Mishap:
     can tell.
 
     @ivar name: what goes wrong, in words.
+    @ivar hasServed: whether the new process has accepted connections by then, whose
+        requests are lost with it.
     """
 
     name: str
     fault: Fault
+    hasServed: bool = False
 
 
 MISHAPS = (
     Mishap("a release that raises", Fault("new starts", error="a broken release")),
     Mishap("killed before ready", Fault("new says Ready", ("new",), signal.SIGKILL)),
     Mishap("killed before it serves", Fault("new hears Commit", ("new",), signal.SIGKILL)),
+    Mishap(
+        "killed on probation",
+        Fault("old hears Serving", ("new",), signal.SIGKILL),
+        hasServed=True,
+    ),
 )
 """
 What goes wrong with a new process, in turn.
@@ -88,7 +102,9 @@ class Torture:
         )
         self._question = question
         self._upgrades = upgrades
-        self._clients = Clients(("127.0.0.1", self._port), question, clients)
+        address = ("127.0.0.1", self._port)
+        self._clients = Clients(address, question, clients)
+        self._lasting = Lasting(address, question, self._clients.samples.append)
         self._deployed = deployed
         self._deployments: list[Deployment] = []
 
@@ -102,7 +118,7 @@ class Torture:
         trouble = ""
         try:
             self._service.start()
-            self._deployments.append(Deployment("start", self._service.served[0]))
+            self._deployments.append(Deployment("start", self._service.served[0], alive=1))
             self._untilItAnswers()
             with self._clients:
                 try:
@@ -112,6 +128,7 @@ class Torture:
                     # Clients may wait for what never comes.
                     self._service.stop()
         finally:
+            self._lasting.close()
             self._service.stop()
             self._service.discard()
         return Report(tuple(self._clients.samples), tuple(self._deployments), trouble)
@@ -125,7 +142,7 @@ class Torture:
 
     def _untilItAnswers(self) -> None:
         """
-        Ask once, so that what is no service is told from one that loses answers.
+        Ask once, to tell what is not a service from one that loses answers.
         """
         first: list[str] = []
         client = Client(
@@ -138,12 +155,28 @@ class Torture:
             )
 
     def _deploy(self, mishap: Mishap | None) -> None:
+        self._lasting.another()
         time.sleep(BETWEEN_DEPLOYMENTS)
         if mishap is not None:
             self._service.fail(mishap.fault)
-        begun = time.time()
+        begun, before = time.time(), len(self._service.events)
         outcome = self._service.upgrade()
         self._service.forgetFault()
-        deployment = Deployment(mishap.name if mishap else "upgrade", outcome, begun)
+        alive = len(self._service.processes())
+        what, lost = "upgrade", None
+        if mishap is not None:
+            what = mishap.name
+            lost = self._accepted(before) if mishap.hasServed else None
+        deployment = Deployment(what, outcome, begun, alive, lost)
         self._deployments.append(deployment)
         self._deployed(str(deployment))
+
+    def _accepted(self, before: int) -> tuple[float, float] | None:
+        """
+        @return: from when to when connections came that the process may have accepted
+            that has died: also those for which the old one had no time any more.
+        """
+        times = {event.what: event.time for event in self._service.events[before:]}
+        if "old says Commit" in times and "fault" in times:
+            return times["old says Commit"] - QUEUED, times["fault"]
+        return None

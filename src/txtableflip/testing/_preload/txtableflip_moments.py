@@ -1,10 +1,10 @@
 """
-Inside a process under torture: it tells what happens, and has happen what it is
-told to, at the moments when one process waits for, or tells, the other.
+Inside a process of the torture test: reports events and injects faults, at the
+moments when one process waits for, or tells, the other.
 
 A moment has a name, such as C{old says Commit}: just before that message is
 sent, C{old has said Commit} just after, and C{new hears Commit} when it has
-arrived and before anything is done about it.
+arrived and before it is acted on.
 
 In the directory C{$TXTABLEFLIP_TORTURE}, C{events} gets a line of JSON for each
 moment; C{fault} is the next thing to go wrong, once: at which moment, and
@@ -31,6 +31,11 @@ SAID_BY_NEW = (
     "Stopping",
     "Redeploy",
 )
+OFFERS = ("Offer", "Taken")
+"""
+What is said when it is final, by the old process and by the new one, if connections migrate.
+"""
+HOME = "old brings home"
 STARTS = "new starts"
 PATIENCE = 5.0
 """
@@ -49,6 +54,16 @@ def moments():
             names.append(f"{other} hears {message}")
         names.append(f"{one} hears the end")
     return names
+
+
+def momentsOfMigration():
+    """
+    @return: the names of those that there are only if connections migrate.
+    """
+    offer, taken = OFFERS
+    said = [f"old says {offer}", f"old has said {offer}", f"new hears {offer}"]
+    answered = [f"new says {taken}", f"new has said {taken}", f"old hears {taken}"]
+    return [*said, *answered, HOME]
 
 
 def tell(what, **more):
@@ -71,7 +86,7 @@ def at(moment, other):
 
     @param other: the process id of the other one, if there is one.
     """
-    tell(moment, accepts=accepts())
+    tell(moment, accepts=accepts(), state=stateNow())
     path = os.path.join(os.environ[DIRECTORY], "fault")
     try:
         with open(path, encoding="utf-8") as file:
@@ -101,12 +116,26 @@ def accepts():
     return any(map(isListening, reactor.getReaders())) if reactor else False
 
 
+def stateNow():
+    """
+    @return: what this process answers to C{tableflip status} at this moment, if it has an
+        Upgrader by now.
+    """
+    module = sys.modules.get("txtableflip.upgrader")
+    upgrader = module.currentUpgrader() if module else None
+    return upgrader.status()["state"] if upgrader else None
+
+
 def isListening(reader):
     """
-    @return: whether what the reactor reads is a socket that listens.
+    @return: whether what the reactor reads is a socket that listens for clients, and
+        not for those who ask the process itself (txtableflip._control.address).
     """
     sock = getattr(reader, "socket", None)
     if not isinstance(sock, socket.socket) or sock.fileno() < 0:
+        return False
+    name = sock.getsockname()
+    if isinstance(name, bytes) and name.startswith(b"\0txtableflip/"):
         return False
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
@@ -154,18 +183,20 @@ def hear(event):
     kind = type(event).__name__
     if kind in SPOKEN:
         name = "old" if event.peer == "child" else "new"
-        other = event.peerPid if name == "old" else startedBy()
+        other = (event.peerPid or CHILDREN[-1]) if name == "old" else startedBy()
         at(" ".join(filter(None, [name, SPOKEN[kind], getattr(event, "message", "")])), other)
     elif kind == "Starting":
         at("old starts the new", None)
     elif kind == "Started":
         CHILDREN.append(event.child)
+    elif kind == "ComingHome":
+        at(HOME, CHILDREN[-1])
     elif kind == "Serving":
         tell("serves", generation=event.generation)
-    elif kind == "Draining" and event.isReplaced:
-        at("old drains", CHILDREN[-1])
     elif kind in ENDS:
         tell(ENDS[kind], why=getattr(event, "reason", ""))
+        if kind == "Final":
+            at("old drains", CHILDREN[-1])
 
 
 CHILDREN = []

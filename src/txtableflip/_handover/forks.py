@@ -1,0 +1,36 @@
+"""
+What a process that is forked from this one is not to hold (fork(2)): as long as it
+did, nobody could tell that this one has ended.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Protocol
+from weakref import WeakSet
+
+
+class _Closable(Protocol):
+    def close(self) -> object: ...
+
+
+_ours: WeakSet[_Closable] = WeakSet()
+
+
+def keepFromForks(handle: _Closable) -> None:
+    """
+    Have something closed in whatever process is forked from this one, unless it runs
+    another program, which closes it anyway.
+    """
+    _ours.add(handle)
+
+
+def _closeAll() -> None:
+    for handle in list(_ours):
+        with suppress(OSError):
+            handle.close()
+    _ours.clear()
+
+
+os.register_at_fork(after_in_child=_closeAll)

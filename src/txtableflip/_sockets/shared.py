@@ -1,0 +1,141 @@
+"""
+What changes between the manifest and the commit: the parent goes on listening and
+stopping to while its child starts.
+
+What the parent has opened since goes to the child with Commit.  What it has stopped
+is not taken from the child, whose release listens as it says itself: until it is
+final who serves, the socket stays open, with its path and its lock, and then it is
+the child's to serve on or to drop; or if no child takes over, it ends as if it had
+been stopped only then.  Nor could it be closed before, as the child has it, too: an
+address that is stopped and listened on again has the same socket as before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from txtableflip._handover.manifest import Key, News
+from txtableflip._sockets.each import forEach
+from txtableflip._sockets.inventory import HeldDescriptor, Inventory, endForAll, entryOf
+from txtableflip.errors import ChannelError
+
+
+class Shared:
+    """
+    What a child has been told of, and may come to serve on.
+    """
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._told: set[HeldDescriptor] = set()
+        self._stopped: dict[Key, HeldDescriptor] = {}
+
+    def tell(self) -> None:
+        """
+        A child has been told of everything that there is.
+        """
+        self._told.update(self._inventory.used.values())
+
+    def isTold(self, held: HeldDescriptor) -> bool:
+        """
+        @return: whether a child has this, too.
+        """
+        return held in self._told
+
+    def news(self) -> News:
+        """
+        @return: what no child has been told of yet.
+        """
+        self._inventory.prune()
+        used = self._inventory.used.items()
+        came = [(key, held) for key, held in used if held not in self._told]
+        return News(
+            tuple(entryOf(key, held) for key, held in came),
+            [held.handle.fileno() for _, held in came],
+        )
+
+    def stop(self, key: Key, held: HeldDescriptor) -> bool:
+        """
+        Nobody listens on a socket any more, in this process.
+
+        @return: whether it stays as it is, for a child has it.
+        """
+        isKept = held in self._told and self._inventory.used.get(key) is held
+        if isKept:
+            self._inventory.setAside(key)
+            self._stopped[key] = held
+        return isKept
+
+    def claim(self, key: Key) -> HeldDescriptor | None:
+        """
+        Listen again on what was stopped.
+
+        @return: it, or C{None} if there is nothing of that name.
+        """
+        held = self._stopped.pop(key, None)
+        if held is not None:
+            self._inventory.putBack(key, held)
+        return held
+
+    def takeBack(self) -> None:
+        """
+        No child takes over: end what was stopped.
+        """
+        self._told.clear()
+        stopped, self._stopped = self._stopped, {}
+        forEach("end", stopped.items(), lambda item: endForAll(*item))
+
+    def letGo(self) -> None:
+        """
+        A child has everything for good.
+        """
+        self._told.clear()
+        stopped, self._stopped = self._stopped, {}
+        forEach("close", stopped.values(), HeldDescriptor.close)
+
+
+def learn(inventory: Inventory, news: News) -> None:
+    """
+    Take in, as inherited, what the parent has opened since its manifest.
+
+    @raise ChannelError: if it is not what it should be, or in the place of what this
+        process has taken in use: all of it is closed then.
+    """
+    came = Inventory()
+    came.inherit(*news)
+    try:
+        for key in came.inherited:
+            _checkUse(inventory, key)
+    except ChannelError:
+        for held in came.inherited.values():
+            held.close()
+        raise
+    inventory.passedOn += came.passedOn
+    taken = {*inventory.used, *inventory.inherited, *came.inherited}
+    for key, held in came.inherited.items():
+        name = key
+        if key in inventory.used and key.kind == "listener":
+            # Two that the kernel chose the port of, or the like: both have clients.
+            name = _nextAfter(key, taken)
+            taken.add(name)
+        elif key in inventory.inherited:
+            # The parent has that no more.
+            inventory.inherited[key].close()
+        inventory.inherited[name] = held
+
+
+def _nextAfter(key: Key, taken: set[Key]) -> Key:
+    while key in taken:
+        key = replace(key, ordinal=key.ordinal + 1)
+    return key
+
+
+def _checkUse(inventory: Inventory, key: Key) -> None:
+    """
+    @raise ChannelError: if this process would go on with what the parent has replaced.
+        A connection it has: that one has ended, and this one's peer comes again.
+    """
+    if key in inventory.used and key.kind in ("file", "socket"):
+        raise ChannelError(
+            f"the old process has replaced the {key}, which this one was using already"
+        )
