@@ -31,6 +31,8 @@ SHOW = (
     "        pass  # the list's own\n"
 )
 
+IGNORED = (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+
 
 class Ended(ProcessProtocol):
     """
@@ -70,19 +72,8 @@ def whenEnded(protocol):
     return protocol.end.addTimeout(DEADLINE, reactor)
 
 
-@pytest.fixture(params=["one by one", "from one on"])
-def closing(request, monkeypatch):
-    """
-    Each way of having descriptors closed that there is here.
-    """
-    if request.param == "one by one":
-        monkeypatch.delattr(os, "POSIX_SPAWN_CLOSEFROM", raising=False)
-    elif not hasattr(os, "POSIX_SPAWN_CLOSEFROM"):
-        pytest.skip("this Python or this C library cannot")
-
-
 @pytest_twisted.ensureDeferred
-async def test_it_has_the_descriptors_that_it_is_given_and_no_others(closing, tmp_path):
+async def test_it_has_the_descriptors_that_it_is_given_and_no_others(tmp_path):
     """
     It has what it is given under the numbers that are said, also if these are each
     other's, or its own; nothing that the application has made inheritable, which stays so
@@ -154,13 +145,33 @@ async def test_its_end_is_known_while_another_has_its_standard_error():
     assert protocol.written == b"the last"
 
 
+@pytest_twisted.ensureDeferred
+async def test_it_ignores_no_signal_that_is_ignored_here():
+    """
+    Python ignores SIGPIPE, and who was started by nohup(1) the end of its terminal: a new
+    program begins with neither, and has just the environment that it is given.
+    """
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert all(signal.getsignal(number) == signal.SIG_IGN for number in IGNORED)
+    try:
+        protocol = Ended()
+        argv = ["sh", "-c", "grep SigIgn /proc/self/status >&2; echo $NAME >&2"]
+        PosixProcess(reactor, protocol, argv, {"NAME": "ü", "PATH": os.environ["PATH"]}, {})
+        await whenEnded(protocol)
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    _, ignored, name = protocol.written.decode().split()
+    ours = [number for number in IGNORED if int(ignored, 16) >> (number - 1) & 1]
+    assert (ours, name) == ([], "ü")
+
+
 def test_what_is_not_a_program_is_an_error_and_leaves_nothing_open():
     """
     What cannot be executed is an error at once, and no descriptor is lost.
     """
     before = sorted(os.listdir("/proc/self/fd"))
-    for argv in (["/nowhere"], ["a\0b"]):
-        with pytest.raises((OSError, ValueError)):
+    for argv, error in ((["/nowhere"], FileNotFoundError), (["a\0b"], ValueError)):
+        with pytest.raises(error, match=r"/nowhere|null"):
             PosixProcess(reactor, Ended(), argv, {}, {0: 0, 1: 1})
     assert sorted(os.listdir("/proc/self/fd")) == before
 

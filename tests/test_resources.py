@@ -78,11 +78,11 @@ def test_a_machine_without_memory_for_another_process_is_told_of(service, addres
     service.release(
         "name = 'one'\n"
         "from errno import ENOMEM\n"
-        "import os\n"
-        "def spawn(*arguments, **options):\n"
-        "    os.posix_spawnp = posix_spawnp\n"
+        "from txtableflip._handover import posixspawn\n"
+        "def poor(*arguments):\n"
+        "    posixspawn.spawn = spawn\n"
         "    raise OSError(ENOMEM, 'Cannot allocate memory')\n"
-        "posix_spawnp, os.posix_spawnp = os.posix_spawnp, spawn\n"
+        "spawn, posixspawn.spawn = posixspawn.spawn, poor\n"
     )
     pid = service.twistd("tableflip", "--app", ANSWERING)
     shouldServeOn(service, address, pid, "Cannot allocate memory")

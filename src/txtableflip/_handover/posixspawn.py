@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
@@ -24,6 +22,7 @@ from twisted.internet.process import ProcessReader
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from txtableflip._handover.libc import canSpawn, spawn
 from txtableflip._handover.pidfd import Pidfd
 from txtableflip.interfaces import Reactor
 
@@ -32,15 +31,12 @@ _HEARD = (1, 2)
 The numbers of standard output and standard error.
 """
 
-_STATUS = "/proc/self/status"
-
 
 def isSupported() -> bool:
     """
     @return: whether this system has what is needed.
     """
-    canClose = hasattr(os, "POSIX_SPAWN_CLOSEFROM") or os.path.exists(_STATUS)
-    return canClose and hasattr(os, "P_PIDFD") and Pidfd(os.getpid()).isKnown
+    return canSpawn() and hasattr(os, "P_PIDFD") and Pidfd(os.getpid()).isKnown
 
 
 class PosixProcess(FileDescriptor):
@@ -153,44 +149,17 @@ class PosixProcess(FileDescriptor):
 def _spawn(
     argv: Sequence[str], environment: Mapping[str, str], descriptors: Mapping[int, int]
 ) -> int:
+    lowest = max(descriptors) + 1
+    # Python's own are closed by exec(3); these, the application has made inheritable.
+    others = [fd for fd in range(lowest) if fd not in descriptors and _isInheritable(fd)]
+    moved = {}
     with ExitStack() as stack:
-        lowest = max(descriptors) + 1
-        moves = []
         for there, here in descriptors.items():
             # No number is given away before it has been used, and none is its own: that
             # would leave it to be closed by exec(3).
-            copy = fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, lowest)
-            stack.callback(os.close, copy)
-            moves.append((os.POSIX_SPAWN_DUP2, copy, there))
-        return os.posix_spawnp(
-            argv[0],
-            list(argv),
-            environment,
-            file_actions=[*moves, *_closing(descriptors)],
-            setsigdef=_ignored(),
-        )
-
-
-def _closing(kept: Collection[int]) -> list[tuple[int, ...]]:
-    """
-    @return: what closes all other descriptors that the application has made inheritable:
-        Python's own are closed by exec(3).
-    """
-    lowest = max(kept) + 1
-    closeFrom = getattr(os, "POSIX_SPAWN_CLOSEFROM", None)
-    looked = range(_tableSize() if closeFrom is None else lowest)
-    others = [fileno for fileno in looked if fileno not in kept and _isInheritable(fileno)]
-    actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_CLOSE, fileno) for fileno in others]
-    return actions if closeFrom is None else [*actions, (closeFrom, lowest)]
-
-
-def _tableSize() -> int:
-    """
-    @return: how many descriptors the kernel has room for in this process: to list
-        those that are open would take ten times as long as to try all.
-    """
-    status = Path(_STATUS).read_text()
-    return int(re.findall(r"^FDSize:\s*(\d+)$", status, re.MULTILINE)[0])
+            moved[there] = fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, lowest)
+            stack.callback(os.close, moved[there])
+        return spawn(argv, environment, moved, others, _ignored())
 
 
 def _isInheritable(fileno: int) -> bool:
