@@ -462,6 +462,7 @@ def test_a_release_has_a_label(asked):
     for pid in (first, until(lambda: asked.service.pid != first and asked.service.pid, "two")):
         _, told = asked.json("status", str(pid))
         assert [each["release"] for each in told["generations"]] == ["v41", "v42"]
+        assert told["serving"]["release"] == "v42"
     assert re.search(
         r"generation 2 pid \d+ release v42\] generation 2 serves", asked.service.log
     )
@@ -534,6 +535,9 @@ def test_a_release_that_is_not_the_expected_one_does_not_take_over(asked, tmp_pa
 # -- status
 
 
+SHOWN = ("pid", "generation", "release", "directory", "since")
+
+
 def test_every_generation_is_shown(asked):
     """
     Whichever is asked; with its connections, and how the last upgrade went.
@@ -556,6 +560,8 @@ def test_every_generation_is_shown(asked):
         assert draining["drain"]["connections"] == 1
         assert draining["drain"]["oldest"]["seconds"] >= 0
         assert serving["directory"] == str(asked.service.directory)
+        since = {"since": serving["servingSince"]}
+        assert object_["serving"] == {key: {**serving, **since}[key] for key in SHOWN}
         assert serving["lastUpgrade"]["outcome"] == "done"
         names = [each["name"] for each in serving["listeners"]]
         assert names == [f"tcp 127.0.0.1:{asked.address[1]}", f"unix {asked.path}"]
@@ -587,6 +593,7 @@ def test_status_is_what_happens_now(asked):
     child, parent = told["generations"]
     assert (parent["pid"], parent["state"]) == (first, "Upgrading")
     assert parent["child"] == child["pid"]
+    assert told["serving"]["pid"] == first
     assert "does not answer" in child["error"]
     assert parent["lastUpgrade"]["outcome"] == "running"
     gate.open()

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from txtableflip import __version__
 from txtableflip._control.address import sharesPids
 from txtableflip._control.client import Patience, ask, untilEnded
-from txtableflip._control.overview import gather
+from txtableflip._control.overview import gather, serving
 from txtableflip._control.report import Report
 from txtableflip._control.requests import Request
 from txtableflip._control.verdict import Verdict, ofError, ofResult
@@ -131,7 +131,8 @@ def _status(
     options: argparse.Namespace, pid: int, patience: Patience, report: Report
 ) -> Verdict:
     began = time.monotonic()
-    details = {"generations": gather(pid, patience)}
+    generations = gather(pid, patience)
+    details = {"generations": generations, "serving": serving(generations)}
     return Verdict(options.command, "done", "", time.monotonic() - began, details)
 
 

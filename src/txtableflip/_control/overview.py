@@ -75,6 +75,17 @@ def _relativesOf(status: Status) -> set[int]:
     return {each for each in others if each is not None}
 
 
+def serving(generations: Sequence[Status]) -> dict[str, Any] | None:
+    """
+    @return: the process that accepts, as results have it; C{None} if none has said so.
+    """
+    for each in reversed(generations):
+        if _WORDS.get(each.get("state", ""), "").startswith("serving"):
+            shown = {name: each[name] for name in ("pid", "generation", "release", "directory")}
+            return {**shown, "since": each["servingSince"]}
+    return None
+
+
 def describe(generations: Sequence[Status]) -> Iterator[str]:
     """
     @return: the lines of a table.
