@@ -4,6 +4,7 @@ they say, while any may fail at any step and at any byte (L{modelled}).
 """
 
 import pytest
+from coverage import Coverage
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -46,6 +47,20 @@ How many generations, faults and requests there may be.
 """
 
 MORE_BOUNDS = [(2, 2, 3), (2, 3, 2), (3, 0, 3), (3, 2, 2)]
+
+
+@pytest.fixture(autouse=True)
+def steps_are_not_measured():
+    """
+    To measure millions of steps takes longer than to make them, and what they run, other
+    tests run, too.
+    """
+    measuring = Coverage.current()
+    if measuring is not None:
+        measuring.stop()
+    yield
+    if measuring is not None:
+        measuring.start()
 
 
 @pytest.fixture
