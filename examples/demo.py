@@ -1,11 +1,11 @@
 """
-A web server is redeployed five times while clients ask it without a pause.
+A web server and a chat are redeployed five times while clients use them without a pause.
 
     make demo                               # or: python examples/demo.py
 
-It runs web.py, which lies beside this file, as a daemon in a temporary
-directory, and changes its code before each "tableflip upgrade".  One release is
-broken.
+It runs web.py and chat.py, which lie beside this file, under "tableflip run" in a
+temporary directory, and changes their code before each "tableflip upgrade".  One release
+is broken, and in the end the process that serves is killed.
 """
 
 import argparse
@@ -18,14 +18,29 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
 CLIENTS = 4
 BETWEEN_REQUESTS = 0.004
 DEADLINE = 60.0
+MOST_SHOWN = 13
 START = time.monotonic()
+
+BOTH = """\
+from twisted.application.service import MultiService
+
+import chat
+import web
+
+service = MultiService()
+web.service.setServiceParent(service)
+chat.service.setServiceParent(service)
+"""
+
+RUN = ("tableflip", "run", "--", "twistd", "--nodaemon", "--pidfile=")
+SERVICE = ("tableflip", "--probation", "1", "--migrate", "--app", "both")
 
 
 class DemoError(Exception):
@@ -37,13 +52,16 @@ class DemoError(Exception):
 class Clients:
     """
     Threads that send one request after the other, each on a new connection.
-    Whatever is no whole and correct answer is a failure.
+    Whatever is not a whole and correct answer is a failure; but not what the process had
+    accepted that was killed.
     """
 
     def __init__(self, port):
         self.port = port
         self.requests = 0
         self.failures = []
+        self.cut = 0
+        self.mayBeCut = False
         self.latest = (0, 0, 0)
         self.slowest = 0.0
         self._done = threading.Event()
@@ -67,9 +85,12 @@ class Clients:
             self.requests += 1
             asked = time.monotonic()
             try:
-                self.latest = max(self.latest, ask(self.port))
+                self.latest = ask(self.port)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is a failure
-                self.failures.append(repr(error))
+                if self.mayBeCut and not isinstance(error, ConnectionRefusedError):
+                    self.cut += 1
+                else:
+                    self.failures.append(repr(error))
             self.slowest = max(self.slowest, time.monotonic() - asked)
 
 
@@ -90,38 +111,79 @@ def ask(port):
     return tuple(map(int, found.groups()))
 
 
-class Daemon:
+class Chat:
     """
-    web.py under twistd, in a directory of its own.
+    A connection on which something is said, and heard, from the first release to the last.
+    """
+
+    def __init__(self, port):
+        self.lines = 0
+        self._sock = socket.create_connection(("127.0.0.1", port), DEADLINE)
+        self._heard = self._sock.makefile("rb")
+
+    def say(self):
+        """
+        Say something, and hear it.
+        """
+        self.lines += 1
+        said = f"line {self.lines}\n".encode()
+        self._sock.sendall(said)
+        heard = self._heard.readline()
+        if heard != said:
+            raise DemoError(f"the chat heard {heard!r} instead of {said!r}")
+
+    def __str__(self):
+        return f"{self.lines} lines, none lost"
+
+    def close(self):
+        self._heard.close()
+        self._sock.close()
+
+
+class Service:
+    """
+    web.py and chat.py in a process, under "tableflip run", in a directory of its own.
     """
 
     def __init__(self, directory):
         self.directory = Path(directory)
-        self.port = freePort()
-        self._pids = set()
+        self.port, self.chatPort = freePort(), freePort()
+        self._keeper = None
 
     def write(self, release):
         """
         Put a release where the next process finds it.
         """
-        code = Path(__file__).with_name("web.py").read_text()
-        (self.directory / "web.py").write_text(code.replace('RELEASE = "1"', release))
+        for name in ("web.py", "chat.py"):
+            code = Path(__file__).with_name(name).read_text()
+            (self.directory / name).write_text(code.replace('RELEASE = "1"', release))
+        (self.directory / "both.py").write_text(BOTH)
 
     def start(self):
-        environment = {**os.environ, "ENDPOINT": f"tcp:{self.port}:interface=127.0.0.1"}
-        command = [installed("twistd"), "tableflip", "--probation", "1", "--app", "web.py"]
-        if subprocess.run(command, cwd=self.directory, env=environment, check=False).returncode:  # noqa: S603
-            raise DemoError("the web server did not start")
+        endpoints = {
+            "ENDPOINT": f"tcp:{self.port}:interface=127.0.0.1",
+            "CHAT_ENDPOINT": f"tcp:{self.chatPort}:interface=127.0.0.1",
+        }
+        with self._log.open("wb") as log:
+            self._keeper = subprocess.Popen(  # noqa: S603
+                [*RUN, *SERVICE],
+                cwd=self.directory,
+                # Releases that are written within a second have the same time.
+                env={**os.environ, **endpoints, "PYTHONDONTWRITEBYTECODE": "1"},
+                stdout=log,
+                stderr=log,
+            )
 
     @property
-    def log(self):
-        return (self.directory / "twistd.log").read_text()
+    def _log(self):
+        return self.directory / "log"
 
-    @property
-    def pid(self):
-        pid = int((self.directory / "twistd.pid").read_text())
-        self._pids.add(pid)
-        return pid
+    def mustRun(self):
+        """
+        @raise DemoError: if it does not.
+        """
+        if self._keeper.poll() is not None:
+            raise DemoError(f"the service has ended:\n{self._log.read_text()}")
 
     def upgrade(self, clients):
         """
@@ -132,8 +194,7 @@ class Daemon:
         said = self.directory / "said"
         with said.open("wb") as output:
             command = subprocess.Popen(  # noqa: S603
-                [installed("tableflip"), "upgrade"],
-                cwd=self.directory,
+                ["tableflip", "upgrade", str(self._keeper.pid)],  # noqa: S607
                 stdout=output,
                 stderr=output,
             )
@@ -146,27 +207,29 @@ class Daemon:
 
     def end(self):
         """
-        End every process that there was: politely, then for good.
+        End it: politely, then for good; what it has started ends with it.
         """
-        with suppress(FileNotFoundError):
-            self._pids.update(map(int, re.findall(r"as process (\d+)", self.log)))
-            self._pids.add(self.pid)
-        pids = self._pids
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            pids = set(filter(isAlive, pids))
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            end = time.monotonic() + 10
-            while any(map(isAlive, pids)) and time.monotonic() < end:
-                time.sleep(0.02)
+        if self._keeper is None:
+            return
+        self._keeper.terminate()
+        try:
+            self._keeper.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self._keeper.kill()
+            self._keeper.wait()
 
 
-def installed(name):
+def answers(service):
     """
-    Return the path of a command that was installed beside this Python.
+    Say whether it serves.
+
+    @raise DemoError: if it never will.
     """
-    return os.path.join(os.path.dirname(sys.executable), name)
+    service.mustRun()
+    with suppress(OSError):
+        ask(service.port)
+        return True
+    return False
 
 
 def freePort():
@@ -198,12 +261,14 @@ def say(text):
 
 def show(lines):
     """
-    Print what a command has said.
+    Print what a command has said, without the middle of a long traceback.
     """
+    if len(lines) > MOST_SHOWN:
+        lines = [*lines[:7], "  ...", *lines[-5:]]
     print(*(f"            {line}" for line in lines), sep="\n", flush=True)
 
 
-def until(condition, clients, what):
+def until(condition, watch, what):
     """
     Show what the clients see until a condition is true.
     """
@@ -212,7 +277,7 @@ def until(condition, clients, what):
         if time.monotonic() > end:
             raise DemoError(f"waited {DEADLINE:g} s in vain for {what}")
         if sys.stdout.isatty():
-            print(f"\r          {clients}", end="", flush=True)
+            print(f"\r          {watch}", end="", flush=True)
         time.sleep(0.05)
 
 
@@ -221,55 +286,74 @@ def pause(clients, seconds):
     until(lambda: time.monotonic() > end, clients, "the time to pass")
 
 
-def deploy(daemon, clients, release):
+def deploy(service, clients, chat, release):
     """
     Deploy a release that works.
     """
-    old = daemon.pid
-    daemon.write(f'RELEASE = "{release}"')
+    _, _, old = ask(service.port)
+    service.write(f'RELEASE = "{release}"')
     say(f"web.py is now release {release}: tableflip upgrade")
-    status, said = daemon.upgrade(clients)
+    status, said = service.upgrade(clients)
     if status:
         raise DemoError("\n".join(["tableflip upgrade failed:", *said]))
     show(said[-1:])
-    until(lambda: clients.latest[0] == release, clients, f"release {release} to answer")
-    say("release {}, generation {}, process {} answers".format(*clients.latest))
+    say("release {}, generation {}, process {} answers".format(*ask(service.port)))
+    chat.say()
     until(lambda: not isAlive(old), clients, f"the end of process {old}")
-    say(f"process {old} has exited; {clients}")
+    say(f"process {old} has exited; {clients}; the chat, never reconnected: {chat}")
 
 
-def deployBroken(daemon, clients):
+def deployBroken(service, clients):
     """
     Deploy a release that fails before it has taken over.
     """
-    daemon.write('raise RuntimeError("this release is broken")')
+    service.write('raise RuntimeError("this release is broken")')
     say("web.py is now broken: tableflip upgrade")
-    status, said = daemon.upgrade(clients)
+    status, said = service.upgrade(clients)
     show(said)
     if status != 1:
         raise DemoError(f"tableflip upgrade ended with status {status}, and not with 1")
     say(f"tableflip upgrade has ended with status {status}")
-    release, generation, pid = ask(daemon.port)
+    release, generation, pid = ask(service.port)
     say(f"release {release}, generation {generation}, process {pid} still answers; {clients}")
 
 
-def run(daemon, seconds):
+def kill(service, clients):
+    """
+    Kill the process that serves.
+    """
+    release, _, pid = ask(service.port)
+    say(f"kill -9 {pid}, which is the process that serves")
+    clients.mayBeCut = True
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: clients.latest[2] != pid, clients, "another process to answer")
+    clients.mayBeCut = False
+    _, _, again = clients.latest
+    say(f"release {release}, process {again} answers: none refused, {clients.cut} cut")
+
+
+def run(service, seconds):
     """
     @return: the clients, who have seen everything.
     """
-    print("A web server is redeployed five times under load; one more release is broken.\n")
-    daemon.write('RELEASE = "1"')
-    daemon.start()
-    say(f"twistd tableflip --probation 1 --app web.py, in {daemon.directory}")
-    say("release {}, generation {}, process {} answers".format(*ask(daemon.port)))
-    with Clients(daemon.port) as clients:
-        say(f"{CLIENTS} clients ask from now on, without a pause")
+    print("A web server and a chat are redeployed five times under load; one more release")
+    print("is broken, and in the end the process that serves is killed.\n")
+    service.write('RELEASE = "1"')
+    service.start()
+    say(" ".join([*RUN, *SERVICE]))
+    until(lambda: answers(service), "", "an answer")
+    say("release {}, generation {}, process {} answers".format(*ask(service.port)))
+    with Clients(service.port) as clients, closing(Chat(service.chatPort)) as chat:
+        say(f"{CLIENTS} clients ask from now on, without a pause, and one chats")
         for release in (2, 3, 4, 5, 6):
             pause(clients, seconds)
-            deploy(daemon, clients, release)
+            chat.say()
+            deploy(service, clients, chat, release)
             if release == 3:  # noqa: PLR2004
                 pause(clients, seconds)
-                deployBroken(daemon, clients)
+                deployBroken(service, clients)
+        pause(clients, seconds)
+        kill(service, clients)
         pause(clients, seconds)
     return clients
 
@@ -278,21 +362,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--pause", type=float, default=1.2, help="seconds between the steps")
     options = parser.parse_args()
+    # The commands of the installation that this Python is of.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     with tempfile.TemporaryDirectory(prefix="txtableflip-demo-") as directory:
-        daemon = Daemon(directory)
+        service = Service(directory)
         try:
-            clients = run(daemon, options.pause)
+            clients = run(service, options.pause)
         except DemoError as error:
             sys.exit(f"the demo failed: {error}")
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
-            daemon.end()
-    say("the web server has ended")
+            service.end()
+    say("the service has ended")
     for failure in clients.failures[:10]:
         print(failure)
     print(
-        f"5 upgrades, 1 failed upgrade, {clients}; "
+        f"5 upgrades, 1 failed upgrade, 1 crash: {clients}; "
         f"the slowest answer took {clients.slowest:.2f} s."
     )
     sys.exit(1 if clients.failures else 0)

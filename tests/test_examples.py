@@ -276,9 +276,9 @@ def runDemo(service, **options):
 
 def test_demo(service):
     """
-    demo.py shows five upgrades and a failed one under load, with the verdict of each as
-    an operator sees it; reports that no request failed, and leaves nothing behind: no
-    process, no file.
+    demo.py shows five upgrades, a failed one and a crash under load, with the verdict of
+    each as an operator sees it; reports that no request failed and that the chat goes on,
+    and leaves nothing behind: no process, no file.
     """
     output, _ = runDemo(service).communicate(timeout=3 * DEADLINE)
     for number in range(1, 7):
@@ -287,8 +287,12 @@ def test_demo(service):
     assert "exited with status 1 before it had taken over (phase: initialise)" in output
     assert "RuntimeError: this release is broken" in output
     assert "tableflip upgrade has ended with status 1" in output
+    assert "the chat, never reconnected: 10 lines, none lost" in output
+    assert re.search(r"release 6, process \d+ answers: none refused, \d cut\n", output)
     last = output.splitlines()[-1]
-    assert re.match(r"5 upgrades, 1 failed upgrade, [\d,]+ requests, 0 failures;", last)
+    assert re.match(
+        r"5 upgrades, 1 failed upgrade, 1 crash: [\d,]+ requests, 0 failures;", last
+    )
     assert service.processes() == []
     assert not list(service.directory.glob("txtableflip*"))
 
@@ -308,7 +312,7 @@ def test_demo_that_fails_says_so(service):
 
 def test_demo_that_is_interrupted_leaves_nothing_behind(service):
     """
-    Control-C in the middle of the demonstration ends the daemon, too.
+    Control-C in the middle of the demonstration ends the service, too.
     """
     demo = runDemo(service, start_new_session=True)
     for line in demo.stdout:

@@ -20,7 +20,7 @@ from txtableflip import UpgradeFailed, upgrader
 from txtableflip._control.metrics import exposition
 from txtableflip._counters import _CELLS, _ROWS, KIND, NAMES, Counters
 from txtableflip._handover.manifest import UnknownEntry
-from txtableflip._journal import DrainCancelled, Drained, Failed, Final, Journal
+from txtableflip._journal import DrainCancelled, Drained, Failed, Final, Journal, Migrated
 from txtableflip._sockets.inventory import Descriptor, Inventory
 from txtableflip.prometheus import UpgradesCollector
 from txtableflip.testing import FakeUpgrader
@@ -72,6 +72,7 @@ def test_what_is_counted_has_its_place_for_ever():
     """
     first = ("accepted", "drained", "aborted", "done", "failed", "rolledBack", "stopped")
     assert NAMES[:7] == first
+    assert NAMES[7:10] == ("migrated", "home", "stayed")
     assert (_ROWS, _CELLS, KIND) == (64, 64, "counters")
 
 
@@ -91,7 +92,7 @@ def test_what_one_generation_counts_all_know(inventories):
 
 def test_what_happens_is_counted(inventories):
     """
-    Each outcome of an upgrade, and what drained.
+    Each outcome of an upgrade, what drained, and what migrated or did not.
     """
     counters = Counters(inventories[0])
     counters.begin()
@@ -101,9 +102,10 @@ def test_what_happens_is_counted(inventories):
         journal.tell(Failed, reason="", outcome=outcome)
     journal.tell(Drained, finished=7, told=5, cut=2)
     journal.tell(DrainCancelled, connections=9, told=5, cut=1)
+    journal.tell(Migrated, connections=30, home=20, stayed=10, why="")
     counters.end()
     journal.tell(Final)
-    assert list(counters.totals().values()) == [0, 7, 3, 1, 1, 2, 1]
+    assert list(counters.totals().values()) == [0, 7, 3, 1, 1, 2, 1, 30, 20, 10]
 
 
 @pytest.mark.process
@@ -255,6 +257,7 @@ def test_the_text_is_as_prometheus_reads_it():
     assert {each["release"] for each in labels} == {"v7", ""}
     assert info == {AWKWARD.replace("\udcff", "?"), "/srv/a"}
     assert samples["tableflip_upgrades_total", (("outcome", "done"),)] == 9
+    assert samples["tableflip_migrations_total", (("outcome", "stayed"),)] == 4
     assert samples["tableflip_connections_accepted_total", ()] == 4
     drains = [value for (name, _), value in samples.items() if "drain_remaining" in name]
     assert drains == [12.5]

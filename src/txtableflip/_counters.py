@@ -26,6 +26,7 @@ from txtableflip._journal import (
     Failed,
     Final,
     Journal,
+    Migrated,
     ProcessLogger,
 )
 from txtableflip._sockets.inventory import Descriptor, HasDescriptor, Inventory
@@ -36,11 +37,14 @@ The kind of the entry of that file.  It is none of the inventory's, which passes
 what only others know; so does a release that has no counters.
 """
 
-NAMES = ("accepted", "drained", "aborted", "done", "failed", "rolledBack", "stopped")
+NAMES = (
+    *("accepted", "drained", "aborted", "done", "failed", "rolledBack", "stopped"),
+    *("migrated", "home", "stayed"),
+)
 """
 What is counted, in the order of a row, which is that of any release: connections that
 were accepted, that closed by themselves while their process drained, and that had to be
-aborted; and upgrades, by their outcome.
+aborted; upgrades, by their outcome; and connections that were to migrate, by theirs.
 """
 
 _ROWS = 64
@@ -120,6 +124,10 @@ class Counters:
             self.add("aborted", event.cut)
         elif isinstance(event, DrainCancelled):
             self.add("aborted", event.cut)
+        elif isinstance(event, Migrated):
+            self.add("migrated", event.connections)
+            self.add("home", event.home)
+            self.add("stayed", event.stayed)
 
 
 def _inherited(inventory: Inventory) -> HasDescriptor | None:

@@ -18,7 +18,16 @@ Sample = tuple[tuple[str, ...], float]
 The values of the labels, and what was measured.
 """
 
-_OUTCOMES = ("done", "failed", "rolledBack", "stopped")
+_BY_OUTCOME = {
+    "tableflip_upgrades_total": (
+        "Upgrades, by their outcome.",
+        ("done", "failed", "rolledBack", "stopped"),
+    ),
+    "tableflip_migrations_total": (
+        "Connections that were to migrate, by what became of them.",
+        ("migrated", "home", "stayed"),
+    ),
+}
 _PROCESS = ("generation", "pid")
 
 
@@ -53,11 +62,9 @@ def _counters(generations: Sequence[Status]) -> Iterator[Family]:
     for each in generations:
         for name, count in each.get("counters", {}).items():
             totals[name] = max(count, totals.get(name, 0))
-    outcomes: list[Sample] = [((name,), totals[name]) for name in _OUTCOMES if name in totals]
-    yield Family(
-        *("tableflip_upgrades_total", "counter", "Upgrades, by their outcome."),
-        *(("outcome",), outcomes),
-    )
+    for family, (words, outcomes) in _BY_OUTCOME.items():
+        counted: list[Sample] = [((name,), totals[name]) for name in outcomes if name in totals]
+        yield Family(family, "counter", words, ("outcome",), counted)
     for name, words in {
         "accepted": "Connections that were accepted.",
         "drained": "Connections that closed by themselves while their process drained.",
