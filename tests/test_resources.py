@@ -4,9 +4,11 @@ the disk, permission, room in a buffer.  The old process serves on, says why, an
 is replaced as soon as it may be.  (Descriptors are in test_releases.py.)
 """
 
+import json
 import os
 import shutil
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from processes import APPS, DEADLINE, TWISTD, Clients, ask, asOrdinaryUser, unti
 
 from txtableflip.testing._service import stateOf
 
+TABLEFLIP = shutil.which("tableflip", path=os.path.dirname(sys.executable))
 ANSWERING = str(APPS / "answering.py")
 
 
@@ -125,6 +128,25 @@ def test_a_log_that_may_not_be_opened_is_a_failed_upgrade(service, address):
     finally:
         log.chmod(0o666)
     service.redeploy()
+
+
+def test_a_key_of_another_user_is_a_failed_upgrade(service, address):
+    """
+    A child that may not read the key of its certificate (EACCES) fails, and who has asked
+    by the command is told, with how far it came.
+    """
+    pid = startAsNobody(service)
+    # It may read all files (asOrdinaryUser), but for those of another's process.
+    key = "/proc/1/environ"
+    service.release(
+        f"import os\nos.environ['ENDPOINTS'] += ' tableflip:ssl:0:privateKey={key}'"
+    )
+    done = service.run(TABLEFLIP, "upgrade", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["outcome"], told["phase"]) == (1, "failed", "initialise")
+    assert f"Permission denied: '{key}'" in "\n".join(told["lastWords"])
+    assert told["serving"]["pid"] == pid
+    shouldServeOn(service, address, pid, "Permission denied")
 
 
 class SmallDisk:
