@@ -754,6 +754,38 @@ def test_a_process_in_a_container_is_told_from_a_stranger(asked):
     assert f"nsenter --target {inside.pid}" in done.stderr
 
 
+def test_a_process_of_another_pid_namespace_is_asked_by_its_id_here(asked):
+    """
+    It is asked as any other; but the ids that it tells mean nothing here, and whom it has
+    been replaced by is to be asked there.
+    """
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("only root can make a pid namespace of its own")
+    # What is process 1 there stays, and all that is there ends with it.
+    inside = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c")
+    twistd = (TWISTD, "--nodaemon", "--logfile=twistd.log", "tableflip")
+    app = ("--app", str(APPS / "answering.py"))
+    asked.service.start(*inside, '"$@" & sleep 600', "sh", *twistd, *app)
+    asked.service.waitFor("generation 1 serves")
+    (pid,) = [each for each in asked.service.processes() if isTwistd(each)]
+    with connect(asked.address) as sock:
+        sock.sendall(b"stay\n")
+        sock.recv(100)
+        status, told = asked.json("upgrade", str(pid), *SECONDS)
+        assert (status, told["serving"]["generation"]) == (0, 2)
+        status, told = asked.json("upgrade", str(pid), *SECONDS)
+    assert (status, told["outcome"]) == (4, "unknown")
+    assert "in its own pid namespace: ask there" in told["reason"]
+    assert ask(asked.address)[1] == 2
+
+
+def isTwistd(pid):
+    """
+    Say whether twistd is what a process runs.
+    """
+    return Path(f"/proc/{pid}/comm").read_text() == "twistd\n"
+
+
 @pytest.mark.parametrize(
     "words",
     [
