@@ -21,7 +21,6 @@ from test_drain import WebSocket
 
 from txtableflip.testing._service import freePort, isAlive
 
-pytestmark = pytest.mark.wheel
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -90,6 +89,7 @@ def endpoint(address):
 UPPER = "self.sendLine(line)", "self.sendLine(line.upper())"
 
 
+@pytest.mark.wheel
 def test_echo_script(service, address, endpoint):
     """
     echo.py, a plain script, is replaced by its next version on SIGHUP.
@@ -107,6 +107,7 @@ def test_echo_script(service, address, endpoint):
     assert service.processes() == [child]
 
 
+@pytest.mark.wheel
 def test_echo_tac(service, address, endpoint):
     """
     echo.tac under twistd -y, a daemon, is replaced by its next version on

@@ -25,7 +25,6 @@ from txtableflip.testing._clients import KINDS, LASTING, Client, Sample
 from txtableflip.testing._report import Deployment
 from txtableflip.testing._service import Event, Service, environmentOf, freePort
 
-pytestmark = pytest.mark.wheel
 WEB = Path(__file__).parent.parent / "examples" / "web.py"
 LISTEN = "ENDPOINT=tcp:{port}:interface=127.0.0.1"
 QUICKLY = ["--probation", "0"]
@@ -96,6 +95,7 @@ def checkPictures(report, directory):
 
 
 @pytest.mark.process
+@pytest.mark.wheel
 def test_the_command_reports_what_clients_saw(tmp_path, capsys):
     """
     The command prints the table, writes what it is asked to, and exits with 0.
@@ -212,6 +212,7 @@ def test_there_must_be_something_to_do():
             Torture(command, Http())
 
 
+@pytest.mark.wheel
 def test_the_fixture_tortures_and_fails_the_test(pytester):
     """
     The fixture returns the report, and fails a test whose service a client can
