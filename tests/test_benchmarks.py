@@ -33,6 +33,7 @@ How many each benchmark prints.
 """
 
 
+@pytest.mark.slow
 def test_report(service):
     """
     report.py prints what it writes: the machine, and a section for each

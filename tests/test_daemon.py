@@ -297,12 +297,15 @@ def test_a_pid_file_that_the_new_user_cannot_replace_is_said_at_the_start(sheddi
     assert service.pid == pid
 
 
-def test_a_signal_as_soon_as_there_is_a_pid_file_is_neither_lost_nor_deadly(service, address):
+@fewOrMany(3, 10)
+def test_a_signal_as_soon_as_there_is_a_pid_file_is_neither_lost_nor_deadly(
+    service, address, upgrades
+):
     """
     SIGHUP the moment that the pid file exists, when the service has not said a
-    word yet, leads to an upgrade; in each of ten starts.
+    word yet, leads to an upgrade; in each of some starts.
     """
-    for _ in range(10):
+    for _ in range(upgrades):
         starting = service.start(TWISTD, *ANSWERING)
         pid = until(
             lambda: service.pidFile.exists() and service.pidFile.read_text(), "a pid file"

@@ -46,7 +46,10 @@ BOUNDS = [(2, 1, 2), (2, 0, 3), (3, 0, 2)]
 How many generations, faults and requests there may be.
 """
 
-MORE_BOUNDS = [(2, 2, 3), (2, 3, 2), (3, 0, 3), (3, 2, 2)]
+MORE_BOUNDS = [
+    *((2, 2, 3), (2, 3, 2), (3, 0, 3)),
+    pytest.param(3, 2, 2, marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(autouse=True)
