@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from processes import APPS, fewOrMany, freePort, until
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.process
 
 TABLEFLIP = shutil.which("tableflip", path=os.path.dirname(sys.executable))
 WHERE = "tcp:{}:interface=127.0.0.1"
+MIGRATION = Path(__file__).parent.parent.joinpath("docs", "migration.md").read_text()
 
 
 def start(service, listeners, code=""):
@@ -106,10 +108,21 @@ MOMENTS = {
     "new says Taken": ("Saying", "Taken", {10}, {20}),
     "new has said Taken": ("Said", "Taken", {10}, {40}),
     "old hears Taken": ("Hearing", "Taken", {10}, {40}),
+    "old takes back": ("ComingHome", "", {50}, {0}),
 }
 """
 When what happens to the second of three batches, of 20, 20 and 10 connections; and how many
 die with the old process, or with the new one, if that is killed then.
+"""
+
+REFUSING = """
+def resume(factory, snapshot, address, resumed=Rooms.resume):
+    return None if upgrader.generation > 1 else resumed(factory, snapshot, address)
+
+Rooms.resume = resume
+"""
+"""
+A release to which nothing migrates.
 """
 
 
@@ -129,7 +142,8 @@ def test_a_connection_is_served_by_whoever_is_left(service, moment, victim, numb
     who = "os.getpid()" if moment.startswith(victim) else other
     fault = FAULT.format(condition=SAID.format(kind, message), victim=who, signal=number)
     shorter = "from txtableflip._migration import move\nmove.ANSWER_TIMEOUT = 2\n"
-    start(service, {WHERE.format(port): (True, 1)}, ONCE + fault + shorter)
+    code = ONCE + fault + shorter + (REFUSING if kind == "ComingHome" else "")
+    start(service, {WHERE.format(port): (True, 1)}, code)
     with Strict(("127.0.0.1", port), 50) as clients:
         until(lambda: clients.lines > 200, "some lines")
         old = upgrade(service)
@@ -148,6 +162,18 @@ def test_a_connection_is_served_by_whoever_is_left(service, moment, victim, numb
     allowed = dying[victim == "new"] if number == "SIGKILL" else {0}
     assert len(clients.failures) in allowed
     assert "Traceback" not in service.log
+
+
+def test_who_loses_what_is_in_the_documents():
+    """
+    For each moment, how many connections are lost with a process that is killed then.
+    """
+
+    def row(moment, kind, message, *lost):
+        return f"| {moment} | {' | '.join(' or '.join(map(str, sorted(n))) for n in lost)} |"
+
+    rows = [row(moment, *details) for moment, details in MOMENTS.items()]
+    assert "\n".join(rows) in MIGRATION
 
 
 def test_what_status_says(service):
