@@ -35,8 +35,8 @@ from txtableflip.interfaces import Reactor
 
 class MessageReceiver(Protocol):
     """
-    Who hears what comes over a channel.  If one of these methods raises, that is
-    logged; and if it was about a message, the peer counts as garbled.
+    Receives what comes over a channel.  If one of these methods raises, that is logged; if
+    it was handling a message, the peer counts as garbled.
     """
 
     @property
@@ -97,8 +97,8 @@ class _Transport(Server):
 
     def hearOut(self) -> None:
         """
-        The peer has ended.  Hear what it has said, and that it was the end, whoever
-        else holds its end of the channel: a process that it has forked.
+        The peer has exited.  Read what it has sent, and then lose the connection, even if
+        another process holds the peer's end of the channel: one that it has forked.
         """
         why = None
         while why is None and self.connected and isReadable(self.socket.fileno()):
@@ -139,7 +139,7 @@ class Channel(protocol.Protocol):
 
     def endWith(self, process: Pidfd) -> None:
         """
-        End as soon as a process has ended, and all that it has said is heard.
+        Lose the connection once a process has exited and all that it has sent is read.
         """
         transport: Any = self.transport
         if self._open and process.fileno() >= 0:
@@ -156,10 +156,10 @@ class Channel(protocol.Protocol):
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """
-        Say something, now: what fits into the socket's buffer has left this
-        process on return, so that a reactor which is then kept busy by the
-        application does not keep the peer waiting.  The rest follows as the
-        peer reads.  To a peer that is gone, nothing is sent.
+        Send a message now: what fits into the socket's buffer has left this process on
+        return, so that a reactor which is then kept busy by the application does not keep
+        the peer waiting.  The rest follows as the peer reads.  To a peer that is gone,
+        nothing is sent.
 
         @param descriptors: these go with it.
         @raise ChannelError: if it cannot be sent.
@@ -184,10 +184,9 @@ class Channel(protocol.Protocol):
 
     def keepOpenUntilExit(self) -> None:
         """
-        Stop reading, and leave the socket to the kernel, which closes it when
-        this process has ended: to the peer, the end of this channel is the
-        end of this process, and a reactor that shuts down closes whatever it
-        reads from, long before that.
+        Stop reading, and leave the socket for the kernel to close when this process exits:
+        the peer takes the end of this channel for the end of this process, and a reactor
+        that shuts down closes whatever it reads from long before that.
         """
         if self._open:
             self._open = False
@@ -233,7 +232,8 @@ class Channel(protocol.Protocol):
             return
         _checkDescriptors(message, frame)
         if isinstance(message, Hello) and self._sender is not None:
-            # It may be of another pid namespace, where it has another process's number.
+            # In another pid namespace it has another number, which is another process's
+            # here.
             message = replace(message, pid=self._sender)
         self._tell(Hearing, message)
         error = self._try(self._receiver.messageReceived, message)
@@ -242,18 +242,18 @@ class Channel(protocol.Protocol):
 
     def takeDescriptors(self) -> list[int]:
         """
-        @return: those that have come with the message which is just being received:
-            they are the caller's. What nobody takes is closed.
+        @return: those that came with the message being received, which the caller owns from
+            now on.  Those that are not taken are closed.
         """
         taken, self._descriptors = self._descriptors, []
         return taken
 
     def garbled(self, error: ChannelError) -> None:
         """
-        What has come cannot be used, nor what comes after it.
+        What has come cannot be used, and neither can what comes after it.
         """
-        # The channel stays open, for the peer is still to be told that it is
-        # not wanted; it would take the mere end for the death of this process.
+        # The channel stays open: the peer has yet to be told that it is not wanted, and
+        # would take a mere close for the death of this process.
         if not self._isGarbled:
             self._isGarbled = True
             self._reader.close()
@@ -268,8 +268,8 @@ class Channel(protocol.Protocol):
 
     def _try(self, handle: Callable[..., None], *arguments: Any) -> Exception | None:
         """
-        Whatever a receiver does, to let it pass would close the channel, and the
-        peer would take that for the end of this process.
+        Call a receiver.  If its exception reached the reactor, that would close the
+        channel, and the peer would take it for the end of this process.
         """
         try:
             handle(*arguments)
@@ -281,10 +281,10 @@ class Channel(protocol.Protocol):
 
 def _checkDescriptors(message: Message, frame: Frame) -> None:
     """
-    @raise ChannelError: if others have come than belong to it.
+    @raise ChannelError: if the descriptors that came are not those that belong to it.
     """
     if isinstance(message, Offer):
-        # What it offers without its descriptor stays where it is.
+        # A connection that it offers without the descriptor stays with the parent.
         return
     requireWhole(frame)
     if len(frame.descriptors) != (len(message.came) if type(message) is Commit else 0):

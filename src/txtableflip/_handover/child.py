@@ -51,8 +51,8 @@ reach its reactor, and meanwhile clients wait.
 
 WITHDRAW_TIMEOUT = 5.0
 """
-How long a child that is withdrawn may take to stand by, in seconds: meanwhile
-nobody accepts.
+How long a child that is withdrawn may take to stand by, in seconds: meanwhile no process
+accepts.
 """
 
 
@@ -63,17 +63,16 @@ Why a child is not to take over, as an error and in words.
 
 Inspect = Callable[[int | None], Verdict | None]
 """
-Says of a process that is ready why it is not to take over, if so.
+Returns why a process that is ready is not to take over; C{None} if it is.
 """
 
 
 class Child:
     """
-    A child, as it is started and told what to do; what it says is heard by
-    L{Answers}.
+    A child, as it is started and told what to do; L{Answers} receives what it says.
 
     @ivar probation: while it may be rolled back.
-    @ivar can: whether both can do something.
+    @ivar can: whether both processes have a capability.
     """
 
     def __init__(
@@ -112,7 +111,7 @@ class Child:
     @property
     def livingPid(self) -> int | None:
         """
-        The process that has greeted, or will, as long as it is to serve, or may.
+        The process that has greeted, or will, while it is to serve or may.
         """
         return None if self._ending.isOver else self._process.childPid
 
@@ -130,8 +129,7 @@ class Child:
         @param number: of the channel's descriptor in the child.
         @param blocked: the numbers of signals that must not kill it before it
             has handlers for them.
-        @param others: which more of our descriptors it has, by the numbers that they
-            have there.
+        @param others: our other descriptors that it inherits, by their numbers there.
         @raise OSError: if the operating system cannot.
         @raise ValueError: if there is a NUL in an argument.
         """
@@ -141,7 +139,7 @@ class Child:
 
     def sendManifest(self, manifest: Manifest, descriptors: Sequence[int]) -> None:
         """
-        Tell it what it inherits, and wait for it to be ready.
+        Send it what it inherits, and wait for it to be ready.
 
         @raise ChannelError: if that is too long to be told.
         """
@@ -156,7 +154,7 @@ class Child:
         @param probation: for how long it may be rolled back, in seconds.
         @param news: what it inherits besides, if it L{can} take that.
         """
-        # It may be for the second time, as this process could not serve again.
+        # This may be the second time: this process could not serve again.
         self._isHandedBack = self._answers.isWithdrawn
         self._answers.isWithdrawn = False
         self._ending.phase = "commit"
@@ -207,7 +205,7 @@ class Child:
 
     def redeploy(self) -> None:
         """
-        Tell it that a newer version still is wanted.
+        Tell it that a still newer version is wanted.
         """
         self._channel.send(Redeploy())
 
@@ -225,7 +223,7 @@ class Child:
 
     def dismiss(self) -> None:
         """
-        Have one that stands by leave when it has finished; or end it, if it cannot be told.
+        Let a child that stands by exit when it has finished; kill it if it cannot be told.
         """
         try:
             self._ending.over()
@@ -240,20 +238,20 @@ class Child:
     @property
     def mayDrain(self) -> bool:
         """
-        Whether it may have accepted connections, and not be gone.
+        Whether it may have accepted connections, and may still run.
         """
         return self._ending.phase in ("commit", "probation") and not self._process.isReaped
 
     def abandon(self) -> None:
         """
-        Have no more to do with one that could not be started whole.
+        Give up a child that could not be started completely.
         """
         self._ending.abandon()
 
     def keepChannelUntilExit(self) -> None:
         """
-        Leave the channel open until this process has ended, which is what its
-        end tells a child that has taken over.
+        Leave the channel open until this process exits: that is what its end means to a
+        child that has taken over.
         """
         if self._ending.isFinal:
             self._channel.keepOpenUntilExit()
@@ -272,12 +270,12 @@ def _reason(why: Exception | None) -> Verdict:
 
 class Answers:
     """
-    Hears a child, and tells the rules what it says; or has it end.  What counts is
-    the channel; the exit status only adds the reason.
+    Receives what a child says, and reports it to the rules or makes the child exit.  What
+    counts is the channel; the exit status only adds the reason.
 
     @ivar isWithdrawn: whether it is to stand by.
     @ivar release: what it calls its release.
-    @ivar greeted: is told which process the child is.
+    @ivar greeted: is called with the child's process.
     """
 
     _log = ProcessLogger()
@@ -312,13 +310,13 @@ class Answers:
         The child said something.
         """
         if isinstance(message, Redeploy):
-            # One that has been dismissed never will do it.
+            # A child that has been dismissed never will do it.
             self._lifecycle.redeploy() if self._ending.isOver else self._lifecycle.told()
             return
         if self._ending.isOver:
             return
         if self._ending.isFinal and isinstance(message, Stopping):
-            # What follows is its end, in good order.
+            # It exits next, in good order.
             self._ending.over()
         elif self._ending.isFinal:
             # It has not heard Confirm yet, or is broken.
@@ -337,7 +335,7 @@ class Answers:
     @property
     def _mayStop(self) -> bool:
         """
-        Whether it has served, or was told to exit: until then, it refuses.
+        Whether it has served, or was told to exit: before that, it refuses.
         """
         return self._ending.hasBegun or self._ending.phase == "probation"
 
@@ -346,13 +344,13 @@ class Answers:
         if self._ending.phase in ("start", "initialise"):
             self._ending.giveUp(ChildRefused, what)
         else:
-            # Nobody accepts: how it ends is not waited for.
+            # No process accepts: do not wait to learn how it exits.
             self._ending.conclude(ChildRefused, what)
 
     def _inTurn(self, message: Message) -> None:
         phase = self._ending.phase
         if isinstance(message, Hello) and message.pid <= 0:
-            # To kill(2), that is a group, or everybody.
+            # To kill(2), that means a process group, or every process.
             self.channelGarbled(ChannelError(f"process {message.pid} greets"))
         elif isinstance(message, Hello) and phase == "start":
             self._can, self.release = message.can, message.release
@@ -400,7 +398,7 @@ class Answers:
         """
         what = f"sent what is not a valid message: {error}"
         if self._ending.isFinal:
-            # It serves, and this process does not any more: let it be.
+            # It serves, and this process no longer does: leave it alone.
             self._log.error("process {child} {what}", child=self.peerPid, what=what)
         elif self._ending.phase in ("start", "initialise"):
             self._ending.giveUp(ChildProtocolError, what)

@@ -25,7 +25,7 @@ class ChildProcess(Spawned):
     The process that this one has started; and the one that greeted it, which is
     another if a wrapper stands between.
 
-    @ivar stderr: a copy of ours, for the child to have when it is final.
+    @ivar stderr: a copy of ours, for the child to use once it is final.
     @ivar stdout: the same; and what this process reads of the child's goes there.
     """
 
@@ -39,8 +39,8 @@ class ChildProcess(Spawned):
         self, manifest: Manifest, descriptors: Sequence[int]
     ) -> tuple[Manifest, list[int]]:
         """
-        @return: what the child inherits, and our standard streams, and the reading ends
-            of its own, which it reads when this process does not any more.
+        @return: what the child inherits, with our standard streams and the reading ends of
+            its own, which it reads once this process no longer does.
         """
         ends = self.readingEnds()
         read = [outputEntry(stream, fileno, "close") for stream, fileno in ends.items()]
@@ -59,7 +59,7 @@ class ChildProcess(Spawned):
 
     def greetedBy(self, pid: int) -> Pidfd:
         """
-        The child has this process id: by the kernel's word, where it says so.
+        The child has this process id, as the kernel reports it where it can.
 
         @return: the child.
         """
@@ -68,11 +68,11 @@ class ChildProcess(Spawned):
 
     def close(self) -> None:
         """
-        Nothing more is wanted of it: what we have open for that is closed.
+        Close what this process holds open for it: nothing more is wanted of it.
         """
         self.stderr.close()
         if self.pid is None:
-            # Nobody will say that it has ended.
+            # It never started: no event will say that it has ended.
             self.stdout.close()
         if self._greeted is not None:
             self._greeted.close()
@@ -80,14 +80,14 @@ class ChildProcess(Spawned):
     @property
     def childPid(self) -> int | None:
         """
-        The process that greeted us; until then, the one that we have started.
+        The process that greeted us; before that, the one that we have started.
         """
         return self.pid if self._greeted is None else self._greeted.pid
 
     @property
     def maySignal(self) -> bool:
         """
-        Whether the child is not another user's, whom it is not for us to end.
+        Whether this process may signal the child: it may not if that is another user's.
         """
         try:
             if self._greeted is not None and self._greeted.isKnown:
@@ -109,7 +109,7 @@ class ChildProcess(Spawned):
     @property
     def isUnwrapped(self) -> bool:
         """
-        Whether it is known that what was started is the child.
+        Whether the process that we have started is known to be the child.
         """
         return self._greeted is not None and self._wrapped is None
 
@@ -163,7 +163,7 @@ class ChildProcess(Spawned):
 
 def _copyOf(stream: int) -> FileIO:
     """
-    @return: a copy of one of our standard streams.  It is closed with this object at
-        the latest, should the rest not be had.
+    @return: a copy of one of our standard streams.  If the other copy cannot be made, this
+        one is closed when it is collected.
     """
     return FileIO(os.dup(stream) if isOpen(stream) else os.devnull, "wb")

@@ -28,16 +28,16 @@ How long a child that is not wanted has to end by itself, in seconds.
 
 STATUS_TIMEOUT = 2.0
 """
-How long to wait for the exit status and the last words of a child that has
-closed the channel, or was killed, in seconds.
+How long to wait for the exit status and the last output of a child that has closed the
+channel, or was killed, in seconds.
 """
 
 _REAP_INTERVAL = 0.05
 
 _ALONE = ("commit", "probation")
 """
-The phases in which nobody accepts when the child has ended: what it had to say then
-is not waited for, if something holds its standard error open.
+The phases in which no process accepts once the child has ended: its last output is not
+waited for then, if something holds its standard error open.
 """
 
 
@@ -47,8 +47,8 @@ class Ending:
     once.
 
     @ivar phase: how far the child has come.
-    @ivar isFinal: whether it never will be rolled back.
-    @ivar deadline: when it has to have answered.
+    @ivar isFinal: whether it can no longer be rolled back.
+    @ivar deadline: by when it has to answer.
     @ivar probation: while it may be rolled back.
     @ivar hasBegun: whether the child was told to exit.
     @ivar isOver: whether there is nothing more to report.
@@ -58,7 +58,7 @@ class Ending:
         self, reactor: Reactor, lifecycle: Lifecycle, say: Callable[[Abort], object]
     ) -> None:
         """
-        @param say: sends a message to the child, as far as there is a channel.
+        @param say: sends a message to the child, if there still is a channel.
         """
         self.phase: Phase = "start"
         self.hasBegun = self.isOver = self.isFinal = False
@@ -72,8 +72,8 @@ class Ending:
 
     def abandon(self) -> None:
         """
-        There is nothing to report, and the child is not to live: it has not been
-        started whole, or cannot be told to exit.
+        Kill the child and report nothing: it was not started completely, or cannot be told
+        to exit.
         """
         self.isOver = True
         self.deadline.stop()
@@ -92,15 +92,15 @@ class Ending:
         self.judge(error, what)
         self._say(Abort(what, rehearsal=error is Rehearsed))
         if self.phase != "probation" or self._isLost:
-            # One that serves may have had a SIGTERM, and a second one cuts its connections:
-            # it is only told, if it can be.
+            # One that serves may have had a SIGTERM, and a second one aborts its
+            # connections: it only gets the message, if it can.
             self.process.signalAll("TERM", isConnected=not self._isLost)
         self.deadline.after(TERM_GRACE, self.kill, error, what)
 
     def kill(self, error: type[UpgradeFailed], what: str) -> None:
         """
-        End the child at once.  It runs no more code of its own after that, so
-        there is no need to wait until it is really gone.
+        Kill the child.  It runs no more code of its own after that, so there is no need to
+        wait until it is really gone.
         """
         if self.isOver:
             return
@@ -118,7 +118,7 @@ class Ending:
         self._awaitExit(STATUS_TIMEOUT if self._verdict is None else TERM_GRACE)
 
     def _exited(self) -> None:
-        # One that is final is known by its channel.
+        # The end of a final child is known by its channel.
         if not self.isFinal and self._isLost and not self.process.outlives:
             self._finish()
         elif not self.isFinal and self.process.isUnwrapped:
@@ -127,14 +127,14 @@ class Ending:
 
     def judge(self, error: type[UpgradeFailed], what: str) -> None:
         """
-        That is why the upgrade fails: the first reason counts.
+        Note why the upgrade fails: the first reason counts.
         """
         self._verdict = self._verdict or (error, what)
 
     def conclude(self, error: type[UpgradeFailed], what: str) -> None:
         """
-        The child accepts nothing and never will, and that is why, unless there is
-        a reason already.
+        The child accepts nothing and never will: report that, with this reason unless there
+        is one already.
         """
         if not self.isOver:
             self.judge(error, what)
@@ -143,13 +143,13 @@ class Ending:
 
     def over(self) -> None:
         """
-        Have no more to do with the child.
+        Be done with the child.
         """
         self.isOver = True
         self.probation.stop()
         self.deadline.stop()
-        # It may live, or something of it may: a process that it has forked, which
-        # must not take the end of this one for a reason to serve.
+        # It, or a process that it has forked, may still run, and must not take the end of
+        # this process for a reason to serve.
         self._say(Abort(self.describe().what))
         self.process.close()
 
@@ -162,10 +162,10 @@ class Ending:
 
     def _awaitExit(self, seconds: float) -> None:
         """
-        Give the child time to be reaped, and its last words time to arrive.
+        Give the child time to be reaped, and its last output time to arrive.
         """
         self.probation.stop()
-        # In this order: of what has ended before, the status is known after that.
+        # In this order: if it has ended here, its status is known once it is reaped.
         isGone = self.phase in _ALONE and self.process.isGone
         self.process.reap()
         if self.isOver:

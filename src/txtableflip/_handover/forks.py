@@ -1,6 +1,6 @@
 """
-What a process that is forked from this one is not to hold (fork(2)): as long as it
-did, nobody could tell that this one has ended.
+What a process forked from this one must not hold (fork(2)): while it did, no peer could
+tell that this one has ended.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _ours: WeakSet[_Closable] = WeakSet()
 
 def keepFromForks(handle: _Closable) -> None:
     """
-    Have something closed in whatever process is forked from this one, unless it runs
-    another program, which closes it anyway.
+    Close something in every process that is forked from this one.  In one that runs another
+    program, exec(3) closes it anyway.
     """
     _ours.add(handle)
 

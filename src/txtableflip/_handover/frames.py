@@ -1,7 +1,7 @@
 """
 Frames: how a stream of bytes and descriptors is divided into messages, without
-any I/O.  Both ends of a channel use the same reader, whether they wait for what
-comes or have the reactor tell them.
+any I/O.  Both ends of a channel use the same reader, whether they block or are called by
+the reactor.
 
 A frame is::
 
@@ -43,10 +43,9 @@ class Frame(NamedTuple):
     """
     One frame that has come whole.
 
-    @ivar descriptors: what belongs to it, in order, to be closed by whoever has
-        the frame.
-    @ivar isCut: whether the kernel has dropped some of them: this process may not
-        have more open.
+    @ivar descriptors: what belongs to it, in order, to be closed by the owner of the frame.
+    @ivar isCut: whether the kernel has dropped some of them: this process may not open
+        more.
     """
 
     header: dict[str, Any]
@@ -96,7 +95,7 @@ def divide(frame: bytes, descriptors: Sequence[int]) -> Iterator[tuple[bytes, Se
 
 class FrameReader:
     """
-    Makes frames of what comes, in whichever pieces.
+    Assembles frames from what comes, in pieces of any size.
     """
 
     def __init__(self) -> None:
@@ -127,9 +126,9 @@ class FrameReader:
 
         @param isCut: whether the kernel has dropped some of the descriptors.
         @return: the frames that are whole now.
-        @raise ChannelError: behind those, if what follows is not a frame, or
-            has other descriptors than it says.  Whatever has come and belongs
-            to no frame is closed then, and nothing more can be read.
+        @raise ChannelError: after those, if what follows is not a frame, or came with other
+            descriptors than it says.  Whatever has come and belongs to no frame is closed
+            then, and nothing more can be read.
         """
         self._data += data
         self._descriptors += descriptors
@@ -169,7 +168,7 @@ class FrameReader:
         if type(count) is not int or count < 0:
             raise ChannelError("a frame has a number of descriptors that is not one")
         found = len(self._descriptors)
-        # If a frame behind this one has begun, what is left over is that one's.
+        # If another frame has begun, the descriptors that are left over belong to that one.
         if (count > found and not self._isCut) or (count < found and not self._data):
             raise ChannelError(f"{found} descriptors came with a frame that has {count}")
         taken = self._descriptors[:count]
@@ -179,7 +178,7 @@ class FrameReader:
 
 def closeAll(descriptors: Iterable[int]) -> None:
     """
-    Close descriptors that nobody wants.
+    Close descriptors that are not wanted.
     """
     for fileno in descriptors:
         os.close(fileno)
@@ -197,6 +196,6 @@ def _readHeader(line: bytes) -> dict[str, Any]:
 
 def _refuseConstant(name: str) -> None:
     """
-    Refuse C{NaN} and C{Infinity}, which are not JSON, and no time to wait.
+    Refuse C{NaN} and C{Infinity}, which are neither JSON nor a time to wait.
     """
     raise ValueError(name)

@@ -1,11 +1,11 @@
 """
 What the parent reads of a child that dies before it is final.
 
-Until then, the standard output and the standard error of a child are pipes.  What it
-has started by then writes to them for as long as it lives, also when the parent, which
-has read them so far, is gone; and a pipe that nobody reads kills who writes to it.  So
-the child has the reading ends, too: it reads on when the parent does not, and hands
-them to its own child in the end.
+Before that, a child's standard output and standard error are pipes, which the parent reads.
+Processes that the child has started by then write to them for as long as they run, even
+after the parent has exited; and SIGPIPE kills a process that writes to a pipe without a
+reader.  So the child has the reading ends, too: it reads on once the parent does not, and
+hands them to its own child in the end.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ As much as such a pipe holds, in bytes.
 
 class LastWords:
     """
-    Has the parent read of an exception that ends this process.
+    Shows the parent an exception that ends this process.
 
     @ivar stderr: the parent's standard error, if that came.
     @ivar stdout: the parent's standard output, if that came.
-    @ivar hint: says what to do about an exception, if that is known.
-    @ivar outputs: what is still written to by those whom this process, or one before
-        it, has started before it was final.
+    @ivar hint: returns what to do about an exception, if that is known.
+    @ivar outputs: the pipes to which processes still write that were started by this one,
+        or by one before it, before it was final.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class LastWords:
 
     def _dying(self, *error: Any) -> None:
         """
-        The interpreter is about to end by an exception.  The parent is to read
-        of it: sys.stderr may lead to the log by now, where twistd redirects it.
+        An exception is about to end the interpreter.  Write it where the parent reads:
+        twistd may have redirected sys.stderr to the log by now.
         """
         self._previousHook(*error)
         hint = self.hint(error[1])
         if hint is not None and hint not in str(error[1]):
-            # Below the traceback, which the log may have cut.
+            # Below the traceback, which the log may have truncated.
             print(hint, file=sys.__stderr__)
         if sys.stderr is not sys.__stderr__:
             traceback.print_exception(*error, file=sys.__stderr__)
 
     def end(self) -> None:
         """
-        Write to the parent's standard output and error from now on, and not into the
-        pipes by which it reads our last words; and read what others still write there.
+        Write to the parent's standard output and error from now on, and not to the pipes
+        from which it reads our last output; and read what others still write there.
         """
         if sys.excepthook == self._dying:
             sys.excepthook = self._previousHook
@@ -106,7 +106,8 @@ class LastWords:
 
     def entries(self) -> list[UnknownEntry]:
         """
-        @return: what a child is to read on, which passes it on if it cannot.
+        @return: the entries of the pipes that a child is to read on, or to pass on if it
+            cannot.
         """
         return [outputEntry(each.stream, each.fileno(), "keep") for each in self.outputs]
 
@@ -118,7 +119,7 @@ class LastWords:
 
     def letGo(self) -> None:
         """
-        Leave it to the child to read.
+        Leave the reading to the child.
         """
         for each in list(self.outputs):
             each.stopReading()
@@ -127,7 +128,7 @@ class LastWords:
 
 def _bufferAsUsual() -> None:
     """
-    Python has found a pipe in the place of a terminal, and would keep lines back.
+    Python has found a pipe instead of a terminal, and would hold lines back.
     """
     if sys.__stdout__ is not None and os.isatty(1):
         with suppress(ValueError):
@@ -165,7 +166,7 @@ class Output(FileDescriptor):
         return None if data else CONNECTION_DONE
 
     def connectionLost(self, reason: Any) -> None:
-        # A reactor that shuts down does not close it: whoever writes may live longer.
+        # A reactor that shuts down does not close it: the writers may outlive this process.
         self.stopReading()
         if reason.check(ConnectionDone):
             self.close()
@@ -182,7 +183,7 @@ class Output(FileDescriptor):
 
 def outputEntry(stream: int, fileno: int, unknown: str) -> UnknownEntry:
     """
-    @param unknown: what a child does with a reading end that does not know what it is.
+    @param unknown: what a child that does not know this kind does with it.
     @return: the entry of a reading end.
     """
     key = {"kind": OUTPUT, "network": "", "address": str(fileno), "ordinal": 0}
@@ -201,8 +202,7 @@ def takeLastWords(
     stderr: int | None, entries: Iterable[Entry | UnknownEntry], descriptors: Iterable[int]
 ) -> tuple[LastWords, list[tuple[Entry | UnknownEntry, int]]]:
     """
-    @return: what belongs to our last words, and the entries and descriptors that do
-        not.
+    @return: what belongs to our last output, and the other entries with their descriptors.
     """
     stdout, others = None, []
     outputs: list[tuple[int, int]] = []
@@ -220,7 +220,7 @@ def takeLastWords(
 
 def writeAll(fileno: int, data: bytes) -> None:
     """
-    Write, as far as somebody reads it.
+    Write all of it, unless no process reads it.
     """
     with suppress(OSError):
         while data:

@@ -15,7 +15,7 @@ _libc = ctypes.CDLL(None)
 
 _SIZE = 4096
 """
-More bytes than an object of the C library has here, in any of them.
+More bytes than any of these objects takes, in any C library.
 """
 
 _SETSIGDEF = 0x04
@@ -41,10 +41,10 @@ def spawn(
     """
     Start a program, looked up in this process's C{PATH}.
 
-    @param moved: descriptors of ours, none of which is closed by exec(3) there, by the
-        numbers that they have there.
-    @param closed: those that it is not to have, below the highest one of them; above it,
-        it has none.
+    @param moved: descriptors of ours that it inherits, and that exec(3) does not close, by
+        their numbers there.
+    @param closed: the descriptors below the highest one of them that it must not have; it
+        has none above.
     @param defaulted: the signals that it does not ignore, even if this process does.
     @return: the process id.
     @raise OSError: if it cannot be started.

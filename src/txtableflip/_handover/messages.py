@@ -42,15 +42,15 @@ and says so in Hello; if either process does not speak that any more, they canno
 replace each other.  Fields: those that are not known are ignored at any level,
 and those that are absent have a default if they were not in version 1.
 Messages: those that are not known are ignored.  What must not be ignored is
-named in C{must}: a field by its name, the message itself as C{message}; whoever
-does not know one of these names refuses the frame.  (In a message that is ignored,
-only C{message} counts.)  Kinds of entries: one that is not known says by
-C{unknown} whether its descriptor is passed on, C{"keep"}, or closed, C{"close"},
-which it is if nothing is said.  What a message I{means} changes by a capability
-only: a name in C{can}, of which each process uses those that both have.
+named in C{must}: a field by its name, the message itself as C{message}; a process that does
+not know one of these names refuses the frame.  (In a message that is ignored, only
+C{message} counts.)  Kinds of entries: one that is not known says by C{unknown} whether its
+descriptor is passed on, C{"keep"}, or closed, C{"close"}, which it is if nothing is said.
+The I{meaning} of a message changes by a capability only: a name in C{can}, of which each
+process uses those that both have.
 
-Whatever arrives is checked here before anyone acts on it: a frame either
-becomes a whole, well-typed message, or raises L{ChannelError}.
+Whatever arrives is checked here before it is acted upon: a frame either becomes a whole,
+well-typed message, or raises L{ChannelError}.
 """
 
 from __future__ import annotations
@@ -100,18 +100,18 @@ The capability to send, or to take, descriptors with Commit.
 
 OUTPUT = "output"
 """
-The capability to read what was written to a child's standard output and error before
-it was final, and is by those whom it has started: entries of this kind, and C{stdout}.
+The capability to read what is written to the pipes that were a child's standard output and
+error before it was final, also by what it has started: entries of this kind, and C{stdout}.
 """
 
 MIGRATION = "migration"
 """
-The capability to be offered connections, or to go on with them: Offer and Taken.
+The capability to offer connections, or to continue with them: Offer and Taken.
 """
 
 CAPABILITIES: tuple[str, ...] = (PROBATION, CHANGES, OUTPUT, MIGRATION)
 """
-What this version of txtableflip can, by name.
+What this version of txtableflip can do, by name.
 """
 
 
@@ -143,10 +143,10 @@ class Manifest:
 @dataclass(frozen=True)
 class Hello:
     """
-    The child has read the manifest, and is who it should be.
+    The child has read the manifest, and says who it is.
 
-    @ivar pid: its process id, as it sees it; where the kernel says who has sent this,
-        that counts.
+    @ivar pid: its process id, as it knows it; where the kernel reports the sender's, that
+        counts.
     @ivar version: which one is spoken from now on.
     @ivar speaks: which versions the child speaks.
     @ivar can: the child's capabilities.
@@ -182,8 +182,8 @@ class Commit:
     The parent has stopped accepting: the child serves from now on.
 
     @ivar probation: for how long the parent may roll back, in seconds.
-    @ivar came: what the parent has opened since it said what the child inherits, one
-        for each of the descriptors that come with the frame.
+    @ivar came: what the parent has opened since it sent the manifest, one for each of the
+        descriptors that come with the frame.
     """
 
     probation: float = 0.0
@@ -213,14 +213,15 @@ class Serving:
 @dataclass(frozen=True)
 class Confirm:
     """
-    It is final: the parent never rolls back.  Or the child wants that.
+    The child is final: the parent never rolls back.  From the child, a request for that.
     """
 
 
 @dataclass(frozen=True)
 class Withdraw:
     """
-    The child is to stop accepting, say Ready, and stand by.  Or it wants that.
+    The child is to stop accepting, say Ready, and stand by.  From the child, a request for
+    that.
     """
 
     reason: str
@@ -237,7 +238,7 @@ class Stopping:
 @dataclass(frozen=True)
 class Offered:
     """
-    An established connection, which the child may go on with.
+    An established connection, which the child may continue.
 
     @ivar inode: that of its socket, the same in any process: by it, its descriptor is
         found among those that have come.
@@ -259,8 +260,8 @@ class Offer:
     """
     Connections on offer.  The descriptors are theirs, in any order, and that of a
     socket (C{lane}) over which each Offer of the same move is answered by Taken.  The
-    answer to the last one acknowledges the move: when it is in the socket's queue, what
-    it does not refuse is the child's, and nothing before.
+    answer to the last one acknowledges the move: once it is in the socket's queue, the
+    connections that were not refused are the child's; before that, none is.
 
     @ivar move: tells one move from another.
     @ivar lane: the inode of the socket, whose descriptor comes with the first Offer of a
@@ -298,7 +299,7 @@ class Taken:
 @dataclass(frozen=True)
 class Redeploy:
     """
-    Somebody asked for a newer version meanwhile: remember it.
+    A newer version was requested meanwhile: remember that.
     """
 
 
@@ -326,8 +327,8 @@ What any message may have in its header.
 
 _NEVER_ABSENT = {"speaks", "version", "can"}
 """
-Fields with a default for whoever writes them, and none for whoever reads: what a
-process speaks, and can, is known from nobody else.
+Fields with a default for the writer, and none for the reader: what a process speaks, and
+can, is known only from itself.
 """
 
 _MAY_BE_ABSENT = {"release", "rehearsal"}
@@ -367,7 +368,7 @@ def decode(frame: Frame) -> Message | None:
         raise ChannelError(f"a frame is not a message: {_shown(header)}")
     cls = _TYPES.get(name)
     if cls in (Manifest, Hello) and "speaks" in header:
-        # Before anything else, for another version may have that otherwise.
+        # Before anything else, for the rest may differ in another version.
         agree(SPEAKS, _range(header["speaks"]))
     _checkMusts(header.get("must", []), cls, name)
     if cls is None:

@@ -1,5 +1,5 @@
 """
-What stands in the place of a parent or a child that there is not.
+Stand-ins for a parent or a child that does not exist.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from txtableflip.interfaces import Reactor
 
 class NoParent:
     """
-    The parent of a first generation: leaves nothing, and hears nothing.
+    The parent of a first generation: it hands over nothing, and receives nothing.
     """
 
     manifest = Manifest(generation=1, upgradeTimeout=0.0, pidFile=None, entries=())
@@ -34,44 +34,43 @@ class NoParent:
         self, reactor: Reactor, lifecycle: Lifecycle, release: str | None = None
     ) -> None:
         """
-        There is nobody to greet.
+        There is no parent to greet.
         """
 
     def say(self, message: Message) -> None:
         """
-        There is nobody to hear it.
+        There is no parent to send it to.
         """
 
     ask = say
 
     def takeNews(self) -> News:
         """
-        There is nobody to commit.
+        There is no parent to commit.
         """
         return NO_NEWS
 
     def sayReady(self) -> None:
         """
-        There is nobody to ask.
+        There is no parent to ask.
         """
 
     def sayGoodbye(self) -> None:
         """
-        There is nobody to tell.
+        There is no parent to notify.
         """
 
     sayStopping = sayGoodbye
 
     def kill(self) -> None:
         """
-        There is nobody to end.
+        There is no parent to kill.
         """
 
 
 class DeadParent(NoParent):
     """
-    A parent that has ended before this process was started, and has left something all
-    the same.
+    A parent that exited before this process was started, and has stored something for it.
 
     @ivar stored: the names of what it has stored.
     """
@@ -96,7 +95,7 @@ class NoChild:
 
     def can(self, capability: str) -> bool:
         """
-        There is nobody who can do anything.
+        There is no child that could have it.
         """
         return False
 

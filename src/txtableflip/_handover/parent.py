@@ -47,8 +47,8 @@ How long to wait for the parent's manifest, in seconds.
 
 CONFIRM_TIMEOUT = 60.0
 """
-How long a parent may take to decide after the end of the probation, in seconds: then
-it is ended, so that nobody can roll back.
+How long a parent may take to decide after the end of the probation, in seconds: after that
+it is killed, so that it cannot roll back.
 """
 
 END_TIMEOUT = 2.0
@@ -129,11 +129,10 @@ class Parent:
 
     @ivar descriptors: what is inherited, in the order of the manifest's entries.
     @ivar lastWords: what it reads if this process dies.
-    @ivar peerPid: the process that started this one: the parent, or what it had
-        start it.
-    @ivar isGone: that the parent has ended.
-    @ivar stored: nothing that is known: the parent lives.
-    @ivar offered: is told of connections on offer, and has their descriptors.
+    @ivar peerPid: the process that started this one: the parent, or a wrapper of it.
+    @ivar isGone: fires when the parent has exited.
+    @ivar stored: nothing is known to be stored while the parent runs.
+    @ivar offered: is called with connections on offer and their descriptors.
     """
 
     stored: Sequence[str] = ()
@@ -200,8 +199,8 @@ class Parent:
 
     def sayReady(self) -> None:
         """
-        Ask the parent to commit, which it has to do within its own deadline
-        for us: if it is that late, it has been asleep, and will end us.
+        Ask the parent to commit, which it has to do within its own deadline for us: if it
+        is later than that, it was suspended, and will end this process.
         """
         self._channel.send(Ready())
         self._giveUpAfter(self.manifest.upgradeTimeout, "Ready")
@@ -211,7 +210,7 @@ class Parent:
         Tell the parent that this process was told to stop, for both of them.
         """
         self.ask(Stopping())
-        # The parent may exit first, and then nobody would read what this process says.
+        # The parent may exit first, and then no process would read the output of this one.
         self.lastWords.end()
 
     def sayGoodbye(self) -> None:
@@ -224,9 +223,9 @@ class Parent:
 
     def kill(self) -> None:
         """
-        End the parent, which is overdue; and try again if it is there still.
+        Kill the parent, which is overdue; and try again if it still runs.
 
-        @raise OSError: if that may not be.
+        @raise OSError: if that is not permitted.
         """
         self._giveUpAfter(CONFIRM_TIMEOUT, "Serving")
         self._process.kill()
@@ -259,7 +258,7 @@ class Parent:
 
     def takeNews(self) -> News:
         """
-        @return: what has come with the Commit which is just being heard.
+        @return: what has come with the Commit that is being received.
         """
         return News(self._came, self._channel.takeDescriptors())
 
@@ -305,7 +304,7 @@ class Parent:
         self._deadline.stop()
         self._isFinal = True
         self._process.close()
-        # Nobody reads them any more.
+        # The parent no longer reads them.
         self.lastWords.end()
         self._lifecycle.parentExited()
         self.isGone.fire()

@@ -1,6 +1,6 @@
 """
-A process that is known by a descriptor, so that nobody is mistaken for it when its
-number is given again (pidfd_open(2)).
+A process that is known by a descriptor, so that no other is mistaken for it when its
+process id is reused (pidfd_open(2)).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Pidfd:
 
     def __init__(self, pid: int) -> None:
         """
-        @param pid: of a process that lives, or is a zombie still.
+        @param pid: of a process that runs, or is still a zombie.
         """
         self.pid = pid
         self._fileno = -1
@@ -32,8 +32,8 @@ class Pidfd:
 
     def fileno(self) -> int:
         """
-        @return: the number of the descriptor, which can be read when the process has
-            ended; or -1 if there is none.
+        @return: the number of the descriptor, which is readable once the process has ended;
+            or -1 if there is none.
         """
         return self._fileno
 
@@ -47,7 +47,7 @@ class Pidfd:
     @property
     def hasEnded(self) -> bool | None:
         """
-        Whether it has, if that is known: a zombie has.
+        Whether it has ended, if that is known: a zombie has.
         """
         if self._fileno < 0:
             return None
@@ -63,7 +63,7 @@ class Pidfd:
 
     def kill(self) -> None:
         """
-        End it at once.
+        Kill it.
 
         @raise OSError: if that may not be, or it is not known any more.
         """
@@ -71,7 +71,7 @@ class Pidfd:
 
     def close(self) -> None:
         """
-        Nothing is wanted of it any more.
+        Close the descriptor: nothing is known of the process after that.
         """
         fileno, self._fileno = self._fileno, -1
         if fileno >= 0:
@@ -82,7 +82,7 @@ class Pidfd:
 
 class Watch(FileDescriptor):
     """
-    Tells, once, when a process has ended: by a descriptor of its own, for a reactor
+    Reports, once, when a process has ended.  It has its own descriptor, for a reactor
     cannot forget one that has been closed.
     """
 
@@ -100,7 +100,7 @@ class Watch(FileDescriptor):
 
     def stop(self) -> None:
         """
-        It is of no interest any more.
+        Stop watching.
         """
         self.stopReading()
         fileno, self._descriptor = self._descriptor, -1

@@ -3,7 +3,7 @@ Starts a process without looking at each descriptor of this one.
 
 C{reactor.spawnProcess} lists them all, and with as many as a busy server has, clients
 wait for that.  Here the kernel starts the process, and its pidfd says when it has ended:
-no handler of SIGCHLD is needed, nor in the way.
+no handler of SIGCHLD is needed, and none gets in the way.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def isSupported() -> bool:
 
 class PosixProcess(FileDescriptor):
     """
-    A process, and for its protocol the transport: what
-    L{twisted.internet.interfaces.IProcessTransport} has of use to us.
+    A process, and its protocol's transport: as much of
+    L{twisted.internet.interfaces.IProcessTransport} as is used here.
 
     @ivar pid: its process id.
     @ivar pipes: what reads its standard output and error, by their numbers.
@@ -57,8 +57,8 @@ class PosixProcess(FileDescriptor):
         descriptors: Mapping[int, int],
     ) -> None:
         """
-        @param descriptors: which ones of ours it has, by the numbers that they
-            have there, besides standard output and error, which the protocol hears.
+        @param descriptors: our descriptors that it inherits, by their numbers there,
+            besides standard output and error, which the protocol receives.
         @raise OSError: if it cannot be started.
         @raise ValueError: if there is a NUL in an argument.
         """
@@ -106,14 +106,14 @@ class PosixProcess(FileDescriptor):
 
     def childConnectionLost(self, descriptor: int, reason: Failure) -> None:
         """
-        Nobody has that any more.
+        No process has that open any more.
         """
         os.close(self.pipes.pop(descriptor).fileno())
         self._end()
 
     def closeChildFD(self, descriptor: int) -> None:
         """
-        Read one of the two no longer.
+        Stop reading one of the two.
         """
         self.pipes[descriptor].loseConnection()
 
@@ -129,7 +129,7 @@ class PosixProcess(FileDescriptor):
             self._status = _wait(self.fileno())
             if self._status is not None:
                 for reader in list(self.pipes.values()):
-                    # What it said last; the end, the reactor finds as well.
+                    # Its last output; the reactor finds the end of file by itself.
                     reader.doRead()
                 self._protocol.processExited(Failure(self._status))
 
@@ -150,13 +150,14 @@ def _spawn(
     argv: Sequence[str], environment: Mapping[str, str], descriptors: Mapping[int, int]
 ) -> int:
     lowest = max(descriptors) + 1
-    # Python's own are closed by exec(3); these, the application has made inheritable.
+    # exec(3) closes what Python has opened, but not what the application has made
+    # inheritable.
     others = [fd for fd in range(lowest) if fd not in descriptors and _isInheritable(fd)]
     moved = {}
     with ExitStack() as stack:
         for there, here in descriptors.items():
-            # No number is given away before it has been used, and none is its own: that
-            # would leave it to be closed by exec(3).
+            # Above all target numbers: no copy is overwritten before its turn, and none is
+            # duplicated onto itself, which would leave it close-on-exec.
             moved[there] = fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, lowest)
             stack.callback(os.close, moved[there])
         return spawn(argv, environment, moved, others, _ignored())
@@ -171,7 +172,7 @@ def _isInheritable(fileno: int) -> bool:
 
 def _ignored() -> list[signal.Signals]:
     """
-    @return: the signals that this process ignores, which a new one is not to, as with
+    @return: the signals that this process ignores and a new one should not, as with
         C{reactor.spawnProcess}.
     """
     return [each for each in signal.valid_signals() if signal.getsignal(each) == signal.SIG_IGN]
@@ -184,7 +185,8 @@ def _wait(pidfd: int) -> ProcessDone | ProcessTerminated | None:
     try:
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
-        # The application has waited for it, or has the kernel do so.
+        # The application has waited for it, or has the kernel reap children (SIGCHLD
+        # ignored).
         return ProcessTerminated()
     if result is None:
         return None

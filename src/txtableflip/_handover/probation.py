@@ -28,7 +28,7 @@ How long a health check may take, in seconds: one that hangs is a bad answer.
 
 BAD_ANSWERS = 3
 """
-So many bad answers in a row roll back.
+How many bad answers in a row cause a rollback.
 """
 
 EXTENSION = 30.0
@@ -43,8 +43,8 @@ class Terms:
     On what terms a child is on probation.
 
     @ivar seconds: for how long.
-    @ivar check: asks how the service is: its Deferred fails if that is not well.
-        C{None} if nobody asks.
+    @ivar check: asks for the service's health: its Deferred fails if that is bad. C{None}
+        if there is no health check.
     """
 
     seconds: float = 0.0
@@ -53,8 +53,8 @@ class Terms:
 
 class Probation:
     """
-    Asks how the service is as long as the child is on probation, and has the rules
-    decide, once: C{confirm} or C{rollback}.
+    Asks for the service's health while the child is on probation, and then tells the rules,
+    once, what to do: C{confirm} or C{rollback}.
     """
 
     def __init__(self, reactor: Reactor, lifecycle: Lifecycle) -> None:
@@ -79,7 +79,7 @@ class Probation:
 
     def timeIsOver(self) -> None:
         """
-        It is to be final, as soon as the last answer was good.
+        Make the child final as soon as the last answer is good.
         """
         if self._isOver or self._isTimeOver:
             return
@@ -91,7 +91,7 @@ class Probation:
 
     def stop(self) -> None:
         """
-        Somebody else has decided.
+        The decision was made elsewhere.
         """
         self._isOver = True
         self._confirming.stop()
@@ -103,7 +103,7 @@ class Probation:
 
     def rollback(self, reason: str) -> None:
         """
-        Have the old process serve again.
+        Let the old process serve again.
         """
         self.stop()
         self._lifecycle.rollback(RolledBack(reason, phase="probation"))
@@ -138,7 +138,7 @@ class Probation:
         self._calls.append(self._reactor.callLater(CHECK_INTERVAL, self._ask))
 
     def _confirmSoon(self) -> None:
-        # What has come of the child is heard first: it may have been its end.
+        # What has come from the child is read first: it may have been its end.
         self._confirming.after(0, self._confirm)
 
     def _confirm(self) -> None:

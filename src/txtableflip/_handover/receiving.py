@@ -29,8 +29,8 @@ class Received(NamedTuple):
 
     @ivar data: bytes, none of them at the end.
     @ivar descriptors: those that came with them, close-on-exec.
-    @ivar sender: the process that sent them, by the kernel's word, if L{learnSenders}
-        was asked for; 0 if that process is none of this pid namespace.
+    @ivar sender: the process that sent them, as the kernel reports it after
+        L{learnSenders}; 0 if that process is not in this pid namespace.
     @ivar isCut: whether there were more descriptors than this process may open, which
         the kernel has dropped.
     """
@@ -43,7 +43,7 @@ class Received(NamedTuple):
 
 def learnSenders(sock: socket.socket) -> None:
     """
-    Have the kernel say who has sent what comes from now on, where it can (unix(7)).
+    Let the kernel report the sender of what comes from now on, where it can (unix(7)).
     """
     if hasattr(socket, "SO_PASSCRED"):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)

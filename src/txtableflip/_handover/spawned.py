@@ -1,5 +1,5 @@
 """
-A process that this one has started: its signals, its status, its last words.
+A process that this one has started: its signals, its status, its last output.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from txtableflip.interfaces import Reactor
 
 _PIPE_SIZE = 1024 * 1024
 """
-How much a child may write that nobody reads, in bytes: as much as the kernel lets an
+How much a child may write before it is read, in bytes: as much as the kernel lets an
 ordinary user have.
 """
 
 _PRINTED_KEPT = 2 * 1024
 """
-How much of a standard output counts as last words, in bytes: it may be the log, which
-whoever reads of the failure has read before.
+How much of a standard output counts as last output, in bytes: it may be the log, which a
+reader of the failure has seen already.
 """
 
 
@@ -63,11 +63,10 @@ class Spawned(ProcessProtocol):
         """
         Start it.
 
-        @param descriptors: which ones of ours it has, by the numbers that they
-            have there, besides standard input.
-        @param blocked: the numbers of signals that are not to kill it before it
-            has a handler for them: a blocked one waits, and the child unblocks
-            it in time.
+        @param descriptors: our descriptors that it inherits, by their numbers there,
+            besides standard input.
+        @param blocked: the numbers of signals that must not kill it before it has a handler
+            for them: a blocked one waits, and the child unblocks it in time.
         @raise OSError: if the operating system cannot.
         @raise ValueError: if there is a NUL in an argument.
         """
@@ -84,7 +83,7 @@ class Spawned(ProcessProtocol):
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
     def connectionMade(self) -> None:
-        # Here, because it may have been reaped by the time that it is known there.
+        # Here, because the process may have been reaped by the time that start() knows it.
         self.pid = self.transport.pid  # type: ignore[union-attr]
 
     def signal(self, name: str) -> None:
@@ -99,8 +98,8 @@ class Spawned(ProcessProtocol):
 
     def reap(self) -> None:
         """
-        Learn how it has ended, if it has: the reactor need not have heard of that yet,
-        nor handle SIGCHLD.
+        Learn how it has ended, if it has: the reactor may not have noticed yet, or may not
+        handle SIGCHLD.
         """
         if isinstance(self.transport, PosixProcess):
             self.transport.reap()
@@ -143,14 +142,14 @@ class Spawned(ProcessProtocol):
         pipes: Any = getattr(self.transport, "pipes", {})
         ends = {stream: pipes[stream].fileno() for stream in (1, 2) if stream in pipes}
         for fileno in ends.values():
-            # It may be written to before anybody reads, and should not wait then.
+            # The child may write before any process reads, and should not block then.
             with suppress(AttributeError, OSError):
                 fcntl.fcntl(fileno, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         return ends
 
     def leaveOutput(self) -> None:
         """
-        Leave it to another process to read what it says.
+        Leave its output for another process to read.
         """
         transport: Any = self.transport
         for stream in self.readingEnds():

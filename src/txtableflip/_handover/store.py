@@ -4,8 +4,9 @@ systemd.service(5)), for a process that is started again: what this one would ha
 child.
 
 Each descriptor has a name of its own, by which it is found; and one file in memory has
-their names, and after them the manifest, as a child would read it.  So what is there is
-complete or it is not: of two files the newer may be incomplete, and then the older is not.
+their names, and after them the manifest, as a child would read it.  So a reader can tell
+whether what is there is complete: of two files the newer may be incomplete, and then the
+older is complete.
 
 The names, and the form of the file, are frozen as the channel is
 (L{txtableflip._handover.messages}): another version may have written it.
@@ -36,8 +37,8 @@ _LONGEST_LIST = 1 << 25
 
 def nameOf(entry: Entry | UnknownEntry) -> str:
     """
-    @return: what a descriptor is called in the store: the same in each generation that
-        has it, and otherwise than any other.
+    @return: what a descriptor is called in the store: the same in each generation that has
+        it, and unlike any other.
     """
     if isinstance(entry, UnknownEntry):
         said = json.dumps(entry, sort_keys=True)
@@ -49,7 +50,7 @@ def nameOf(entry: Entry | UnknownEntry) -> str:
 def listNames(generation: int) -> tuple[str, str]:
     """
     @return: what the lists of a generation are called, in turns: the new one is there
-        before the old one is not.
+        before the old one is removed.
     """
     return f"{_LIST}{generation}-0", f"{_LIST}{generation}-1"
 
@@ -78,8 +79,8 @@ class Passed(NamedTuple):
 
 def passedTo(pid: int | None, environment: Mapping[str, str]) -> Passed | None:
     """
-    @param pid: this process, as it was started; C{None} if what is said is for whoever
-        reads it.
+    @param pid: this process, as it was started; C{None} if the variables are for any
+        process that reads them.
     @return: what was passed to it, if any of that is ours.
     """
     names = environment.get("LISTEN_FDNAMES", "").split(":")
@@ -100,7 +101,7 @@ def passedTo(pid: int | None, environment: Mapping[str, str]) -> Passed | None:
 
 def findManifest(passed: Passed) -> tuple[Manifest, list[int]] | None:
     """
-    @return: the manifest of which all descriptors are there, and these, in its order; or
+    @return: the manifest whose descriptors are all there, and these, in its order; or
         C{None}.  All others of ours are closed.
     """
     lists = sorted((name for name in passed.names if name.startswith(_LIST)), key=_age)
@@ -133,9 +134,9 @@ def _readList(fileno: int) -> tuple[list[str], bytes]:
 
 def _read(data: bytes, descriptors: Sequence[int]) -> Manifest:
     """
-    @raise ChannelError: if that is not the manifest of so many.
+    @raise ChannelError: if that is not a manifest of so many descriptors.
     """
-    # They stay the caller's: the reader closes what it has, if it cannot read on.
+    # The caller keeps its own: the reader closes those that it has, if it cannot read on.
     for frame in FrameReader().receive(data, [os.dup(each) for each in descriptors]):
         closeAll(frame.descriptors)
         manifest = decode(frame)
