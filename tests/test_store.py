@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from managers import told
-from processes import APPS, DEADLINE, TWISTD, Clients, ask, until
+from processes import APPS, DEADLINE, TWISTD, Clients, Gate, ask, until
 
 from txtableflip._handover.store import listNames
 from txtableflip.testing._service import freePort, isAlive
@@ -128,6 +128,34 @@ def test_a_stop_and_a_start_refuse_nobody_and_bind_the_path_anew(stored):
         stored.start()
         until(lambda: 2 in tcp.generations, "an answer")
         assert ask(stored.path)[1] == 2
+    assert tcp.failures == []
+
+
+@pytest.mark.parametrize("when", ["initialising", "on probation"])
+@pytest.mark.parametrize("whom", ["the old one", "both"])
+def test_a_stop_during_an_upgrade_leaves_alive_what_is_stored(stored, when, whom):
+    """
+    Whoever else has a socket in that moment: the next start is to answer who has come.
+    """
+    service = stored.service
+    pids = [stored.start("--probation", "60")]
+    gate = Gate(service)
+    if when == "initialising":
+        service.release(gate.code)
+    os.kill(pids[0], signal.SIGHUP)
+    pids.append(service.childOf(1))
+    if when == "initialising":
+        gate.reached()
+    else:
+        service.waitFor("on probation")
+    service.release("name = 'next'")
+    with Clients(stored.address, 4) as tcp:
+        for pid in pids if whom == "both" else pids[:1]:
+            os.kill(pid, signal.SIGTERM)
+        gate.open()
+        until(lambda: not service.processes(), lambda: service.log)
+        stored.start()
+        until(lambda: "next" in tcp.releases, lambda: f"an answer: {tcp.failures[-1:]}")
     assert tcp.failures == []
 
 

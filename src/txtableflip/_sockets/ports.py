@@ -409,7 +409,7 @@ class Ports:
         """
         This process ends: close all sockets, and remove the names that are ours.
         """
-        self.shared.takeBack()
+        self.shared.leave()
         forEach("forget", self._listeners, self._forget)
         self.inventory.closeInherited()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from txtableflip._handover.manifest import Key, News
+from txtableflip._sockets import unixpaths
 from txtableflip._sockets.each import forEach
 from txtableflip._sockets.inventory import HeldDescriptor, Inventory, endForAll, entryOf
 from txtableflip.errors import ChannelError
@@ -84,6 +85,18 @@ class Shared:
         self._told.clear()
         stopped, self._stopped = self._stopped, {}
         forEach("end", stopped.items(), lambda item: endForAll(*item))
+
+    def leave(self) -> None:
+        """
+        This process ends, and no child takes over.  What a service manager has, too, is
+        to serve the next start.
+        """
+        if self._inventory.isStored:
+            for key, held in self._stopped.items():
+                unixpaths.abandon(key.address, held.path)
+            self.letGo()
+        else:
+            self.takeBack()
 
     def letGo(self) -> None:
         """
