@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 from keepers import KEEPER, SERVE, Kept, above, addressOf, kept
+from managers import told
 from processes import APPS, DEADLINE, asOrdinaryUser, until
 
 from txtableflip import command, keeper
 from txtableflip.testing._service import isAlive, processesWith, zombiesOf
 
-__all__ = ["above", "kept"]
+__all__ = ["above", "kept", "told"]
 
 pytestmark = pytest.mark.process
 
@@ -339,6 +340,43 @@ def test_main_says_who_is_main_behind_it(kept):
     end(child)
     until(lambda: kept.status()["keeper"]["older"] == [], "its end")
     assert kept.main() == main
+    assert kept.stop() == 0
+
+
+@pytest.mark.parametrize("last", ["taken back", "final", "exited"])
+def test_one_that_stops_on_probation_ends_the_service_when_the_one_before_does(
+    kept, told, last
+):
+    """
+    Until then that may take back, with all that is stored.
+    """
+    kept.service.environment["NOTIFY_SOCKET"] = told.address
+    kept.serving(GLOBAL)
+    main, child = begin(
+        kept, "say('READY=1'); say('STOPPING=1'); Path('said').touch(); signal.pause()"
+    )
+    until((kept.service.directory / "said").exists, "what it says")
+    kept.do(f"say('MAINPID={child}') or wait()")
+    until(lambda: kept.status()["keeper"]["main"] == child, lambda: kept.log)
+    assert (told.heard("STOPPING"), kept.status()["keeper"]["stored"]) == ([], 2)
+    if last == "taken back":
+        end(child)
+        kept.waitFor(f"waiting for process {main} to serve")
+        kept.do(f"say('MAINPID={main}', 'READY=1', 'X_TABLEFLIP_FAILED=x') or wait()")
+        assert (told.heard("STOPPING"), kept.status()["keeper"]["stored"]) == ([], 2)
+        assert kept.kill() == main
+    else:
+        if last == "final":
+            kept.do("say('X_TABLEFLIP_FINAL=1')")
+        else:
+            end(main)
+        until(lambda: told.heard("STOPPING"), lambda: kept.log)
+        assert kept.status()["keeper"]["stored"] == 0
+        if last == "final":
+            end(main)
+        end(child)
+        kept.waitFor(" serves\n", 3)
+    assert kept.main() != main
     assert kept.stop() == 0
 
 

@@ -185,6 +185,23 @@ def test_a_stop_on_probation_cuts_nothing_whoever_is_told_first(notifying):
     until(lambda: not service.processes(), "the end")
 
 
+@pytest.mark.parametrize("which", ["the old one", "the new one"])
+def test_a_keeper_is_told_that_nobody_takes_back_when_both_stop(notifying, which):
+    """
+    By the one that might, whoever was told to stop: until then the sockets are kept.
+    """
+    service, told = notifying.service, notifying.told
+    first = notifying.start("--probation", "60")
+    os.kill(first, signal.SIGHUP)
+    service.waitFor("on probation")
+    second = service.pid
+    told.told.clear()
+    os.kill(first if which == "the old one" else second, signal.SIGTERM)
+    told.has(second, STOPPING="1")
+    told.has(first, X_TABLEFLIP_FINAL="1")
+    until(lambda: not service.processes(), "the end")
+
+
 def test_systemd_itself_is_not_told_who_is_main(notifying):
     """
     It does not watch well what is not its own child; but of the rest it is told, and that

@@ -1144,12 +1144,14 @@ class Keeper(Starts, Stops):
         """
         A process has exited.
         """
-        isMain = who is self.family.main
+        isMain, isBefore = who is self.family.main, who is self.family.before
         self.family.forget(who)
         if isMain:
             self.last = who
             self.timers.cancel("watchdog")
             self._findSuccessor()
+        elif isBefore:
+            self.concludeStop()
         self.reconsider()
 
     def _findSuccessor(self) -> None:
@@ -1174,7 +1176,17 @@ class Keeper(Starts, Stops):
         The one before will not take back.
         """
         self.family.before = None
+        self.concludeStop()
         self.reconsider()
+
+    def concludeStop(self) -> None:
+        """
+        If main stops, nobody will serve any more, unless the one before takes back.
+        """
+        main = self.family.main
+        if main is not None and main.isStopping and self.family.before is None:
+            self.upward.tell("STOPPING=1")
+            self.store.end()
 
 
 class Desk:
@@ -1364,8 +1376,7 @@ class Meanings:
         for main in keeper.expected():
             main.isStopping = True
         keeper.timers.cancel("term")
-        keeper.upward.tell("STOPPING=1")
-        keeper.store.end()
+        keeper.concludeStop()
 
     def _said_EXTEND_TIMEOUT_USEC(self, value: str, said: Said) -> None:
         self._keeper.upward.tell(f"EXTEND_TIMEOUT_USEC={int(value)}")

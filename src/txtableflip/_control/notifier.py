@@ -22,6 +22,7 @@ What is said when::
     this process serves alone       MAINPID=own, READY=1
     the parent ends afterwards      MAINPID=own
     it is final that it serves      X_TABLEFLIP_FINAL=1, by it and by its parent
+    it is told to stop before that  X_TABLEFLIP_FINAL=1, by its parent, as that stops, too
     this process is told to stop    STOPPING=1
     each half WATCHDOG_USEC         WATCHDOG=1, as long as the reactor turns
 
@@ -150,6 +151,8 @@ class Notifier:
     def _failed(self, event: _journal.Failed) -> None:
         if self._core.state != "Serving":
             # It has been told to stop meanwhile.
+            if not self.speaks:
+                self._final(event)
             return
         own = [] if self.speaks else self._own()
         self.speaks = True
