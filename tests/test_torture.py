@@ -13,6 +13,7 @@ from pathlib import Path
 
 import badreleases
 import endurance
+import keeper
 import late
 import overlap
 import programs
@@ -493,6 +494,14 @@ def test_connections_live_to_their_deadlines_or_until_they_are_too_many():
     assert chain.most <= overlap.MOST
     assert len(chain.lives) == 5
     assert jobs[-1] == "generation 6 works"
+
+
+@pytest.mark.process
+def test_below_a_keeper_one_process_serves_whoever_is_killed():
+    """
+    At one moment of a probation: whoever says that it stops, and is killed first.
+    """
+    assert keeper.tryMoments(["new says Stopping"]) == (3, [])
 
 
 @pytest.mark.process

@@ -6,8 +6,9 @@ refused, and the keeper is as it was.
 
 First upgrades and crashes, one after the other: the keeper has the descriptors, the memory
 and the children afterwards that it had before, and no zombie.  Then the old process, the
-new one, or both are killed at each moment of an upgrade: one process serves in the end,
-which the keeper knows.
+new one, or both are killed at each moment of the table of faults (docs/faults.md): of an
+upgrade, a refusal, a probation, a withdrawal and a stop.  One process serves in the end,
+which the keeper knows; or the service was told to stop, and all has ended.
 """
 
 import argparse
@@ -21,7 +22,19 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from faults import KILL, NOT_THERE, UPGRADE, expected
+from faults import (
+    ANOTHER,
+    KILL,
+    MOMENTS,
+    NOT_THERE,
+    OLD,
+    PROBATION,
+    REFUSAL,
+    STOPPING,
+    UPGRADE_TIMEOUTS,
+    codeOf,
+    expected,
+)
 from serving import APPS, INTERFACE, TWISTD, Load, descriptors
 
 from txtableflip._control.client import Patience, ask
@@ -47,6 +60,17 @@ By how many KiB the keeper's memory may differ: what Python's own allocator does
 """
 
 
+ONCE = """
+import os
+if not os.path.exists("acted"):
+    open("acted", "w").close()
+    exec({!r})
+"""
+"""
+A release that is bad once: not when the keeper starts it again.
+"""
+
+
 class Kept(Service):
     """
     A service below a keeper.
@@ -54,20 +78,29 @@ class Kept(Service):
     @ivar keeper: the keeper's process id.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, *options):
+        """
+        @param options: of C{twistd tableflip}.
+        """
         self.port = freePort()
         self.keeper = 0
         self._mayCrash = 0.0
-        release = Path(directory) / "release.py"
-        release.write_text("name = 'one'\n")
+        self._release = Path(directory) / "release.py"
+        self.deploy("")
         super().__init__(
             [
-                *("env", "-C", directory, f"RELEASE_FILE={release}"),
+                *("env", "-C", directory, f"RELEASE_FILE={self._release}"),
                 f"ENDPOINTS=tableflip:tcp:{self.port}:{INTERFACE}",
                 *(TABLEFLIP, "run", "--", TWISTD, "--nodaemon", "--pidfile=", "tableflip"),
-                *("--probation", "0", "--app", str(APPS / "answering.py")),
+                *(*options, "--app", str(APPS / "answering.py")),
             ]
         )
+
+    def deploy(self, code):
+        """
+        The next process that starts runs this.
+        """
+        self._release.write_text(f"name = 'one'\n{code}")
 
     def start(self):
         super().start()
@@ -80,6 +113,19 @@ class Kept(Service):
         """
         self.read()
         os.kill(self.keeper, signal.SIGHUP)
+
+    def comeTo(self, moment):
+        """
+        Upgrade, and wait for the fault at this moment.
+        """
+        self.redeploy()
+        if moment in ANOTHER:
+            self.until(lambda: self._said("new starts"), "a new process")
+            os.kill(self.keeper, signal.SIGHUP)
+        self.until(lambda: self._said("fault"), f"the moment when {moment}")
+
+    def _said(self, what):
+        return any(event.what == what for event in self.events)
 
     def crash(self):
         """
@@ -107,6 +153,16 @@ class Kept(Service):
         isAll = kept.pop("stored", None) in STORED
         return isAlone and isAll and kept == {"main": self.pid, **SETTLED}
 
+    def end(self):
+        """
+        Wait until the keeper has exited by itself, with everybody else.
+
+        @return: the exit status.
+        """
+        self.until(lambda: self._process.poll() is not None, "the end of the keeper")
+        self.until(lambda: not self.processes(), "the end of all")
+        return self._process.returncode
+
     def status(self):
         """
         Return what the keeper says of itself, but for how often it has restarted.
@@ -133,12 +189,12 @@ class Kept(Service):
 
 
 @contextmanager
-def kept():
+def kept(*options):
     """
     A service below a keeper that runs, and is ended.
     """
     with tempfile.TemporaryDirectory() as directory:
-        service = Kept(directory)
+        service = Kept(directory, *options)
         try:
             service.start()
             yield service
@@ -153,7 +209,7 @@ def endure(upgrades, crashes):
 
     @return: what is not as it should be, and what clients saw.
     """
-    with kept() as service, Load(service.port, CLIENTS) as load:
+    with kept("--probation", "0") as service, Load(service.port, CLIENTS) as load:
         goOn(1, service)
         (before, first), began = service.footprint(), time.time()
         for number in range(crashes):
@@ -186,23 +242,38 @@ def goOn(upgrades, service):
 
 def tryMoment(moment, victims):
     """
-    Kill somebody at a moment of an upgrade.
+    Kill somebody at a moment of a hand-over.
 
     @return: what is not as it should be.
     """
     if expected(moment, KILL, victims) == NOT_THERE:
         return []
-    with kept() as service, Load(service.port, CLIENTS) as load:
+    times = ("--probation", str(PROBATION), "--upgrade-timeout", str(UPGRADE_TIMEOUTS[KILL]))
+    with kept(*times) as service, Load(service.port, CLIENTS) as load:
+        code = codeOf(moment)
+        service.deploy(ONCE.format(code) if moment in REFUSAL else code)
         service.fail(Fault(moment, victims))
-        service.redeploy()
-        service.until(
-            lambda: any(event.what == "fault" for event in service.events),
-            f"the moment when {moment}",
-        )
+        service.comeTo(moment)
+        if isToStop(moment, victims):
+            status = service.end()
+            return [f"the keeper exits with status {status}"] if status else []
         service.settle()
         answers = len(load.answers)
         service.until(lambda: len(load.answers) > answers, "an answer")
+        # Another upgrade may have been asked for, and have begun by then.
+        service.settle()
+    if moment in STOPPING and expected(moment, KILL, victims) != OLD:
+        # It was told to stop, and closed its sockets, before it was killed.
+        return []
     return [sample.error for sample in load.failures if "Refused" in sample.error]
+
+
+def isToStop(moment, victims):
+    """
+    Say whether the service stops, as it was told to: who is killed before it has done
+    that is started again.
+    """
+    return moment in STOPPING and "new" not in victims
 
 
 def tryMoments(moments):
@@ -226,7 +297,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--upgrades", type=int, default=200)
     parser.add_argument("--crashes", type=int, default=30, help="12 s each, at least")
-    parser.add_argument("--moments", type=int, default=len(UPGRADE), help="of an upgrade")
+    parser.add_argument("--moments", type=int, default=len(MOMENTS), help="of all")
     options = parser.parse_args()
     complaints, samples, seconds = endure(options.upgrades, options.crashes)
     failed = sum(1 for sample in samples if sample.error)
@@ -235,8 +306,8 @@ def main():
         f"{len(samples):,} requests, {failed} lost with a killed process",
         flush=True,
     )
-    count, more = tryMoments(UPGRADE[: options.moments])
-    print(f"killed at {count} moments of an upgrade: one process serves after each")
+    count, more = tryMoments(MOMENTS[: options.moments])
+    print(f"killed at {count} moments: one process serves after each, unless told to stop")
     complaints += more
     print("\n".join(complaints) or "all is as it should be")
     sys.exit(1 if complaints else 0)
