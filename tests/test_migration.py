@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from processes import APPS, fewOrMany, freePort, until
 
-from txtableflip.testing._service import isAlive
+from txtableflip.testing._service import isAlive, stateOf
 from txtableflip.testing._strict import Strict
 
 pytestmark = pytest.mark.process
@@ -151,6 +151,7 @@ def test_a_connection_is_served_by_whoever_is_left(service, moment, victim, numb
         asked = service.directory / "asked"
         until(lambda: asked.exists() and len(asked.read_text()) >= 2, "the fault")
         if number == "SIGSTOP":
+            until(lambda: stateOf(struck)[0] == "T", "a stop")
             until(lambda: victim == "old" or "migrated:" in service.log, "a decision")
             os.kill(struck, signal.SIGCONT)
         else:
