@@ -1,38 +1,39 @@
 """
-One process id for whoever watches one: what C{tableflip run} runs.
+One process id for supervisors that watch one: what C{tableflip run} runs.
 
-It is run as C{python -I -S}, and imports nothing but the standard library, and that at
-once: it lives on when the release that it was installed with is replaced, and stays
+It is run as C{python -I -S}, and imports nothing but the standard library, all of it at
+start: it keeps running when the release that it was installed with is replaced, and stays
 small.
 
 Theory of operation
 ===================
 
 The keeper starts COMMAND, and is to its generations what systemd is to a service: they
-say by sd_notify(3) what they are, and deposit their sockets with it (C{FDSTORE=1}).  To
-whoever started it, it is one process, which never changes.
+report their state by sd_notify(3), and deposit their sockets with it (C{FDSTORE=1}).  To
+the process that started it, it is one process, which never changes.
 
 At any moment at most one process is B{main}: the one that accepts.  It says by
-C{MAINPID=} who is main behind it, as it does to systemd.  Others are heard only to
-nominate themselves, and only if they are the B{successor} that main has announced; or the
-one B{before}, for as long as that may roll back; or descend from us while nobody serves,
+C{MAINPID=} which process is main after it, as it does to systemd.  Others are heard only
+to nominate themselves, and only if they are the B{successor} that main has announced; or
+the one B{before}, while that may roll back; or descend from us while no process serves,
 as a daemon does.  What a successor says early is kept back until it is main.
 
-When main ends, either somebody lives who may become main, and is waited for; or COMMAND
-is started again, with what is stored in C{LISTEN_FDS}: the sockets have been open all the
-time, and clients wait in the kernel's queue.  Everybody is known by a pidfd, because a
-successor is not our child while its parent lives.
+When main exits, either another process lives that may become main, and the keeper waits
+for it; or the keeper starts COMMAND again, with the stored descriptors in C{LISTEN_FDS}:
+the sockets have been open all the time, and clients wait in the kernel's queue.  Each
+process is known by a pidfd, because a successor is not our child while its parent lives.
 
-When the keeper itself ends, its generations learn that as the end of a pipe.
+When the keeper itself exits, its generations read the end of a pipe.
 
 How this file is read
 =====================
 
-L{Rules} says what follows from what happens: a table, without I/O; so are L{Restarts},
-L{Releases} and L{Family}.  Then come the parts, each with one job.  L{Core} has them all;
-L{Starts} and L{Stops} are the steps of the table, and L{Keeper} is told what happens.
-L{Desk} answers who asks, L{Hearing} knows who may say what, and L{Meanings} what that means;
-and in L{Loop} all is waited for.  When nothing happens, nothing runs.
+L{Rules} says what follows from what happens: a table, without I/O; L{Restarts},
+L{Releases} and L{Family} do no I/O either.  Then come the parts, each with one job.
+L{Core} has them all; L{Starts} and L{Stops} are the steps of the table, and L{Keeper} is
+told what happens.  L{Desk} answers the C{tableflip} command, L{Hearing} knows which
+process may say what, and L{Meanings} what that means; L{Loop} waits for everything.  When
+nothing happens, nothing runs.
 """
 
 from __future__ import annotations
@@ -68,30 +69,30 @@ _RUNNING: Rows = {"ready": ("Serving", "announce"), "left": ("Awaiting", "wait")
 TABLE: dict[str, Rows] = {
     # There is a main process, which does not serve yet.
     "Starting": {**_RUNNING, "handed": ("Starting", None), "late": ("Starting", "endLate")},
-    # There is one that serves, or that has been handed over to by one that did.
+    # There is one that serves, or that has taken over from one that did.
     "Serving": {**_RUNNING, "handed": ("Serving", None)},
-    # Nobody is main; somebody lives who may become it.
+    # No process is main; one lives that may become it.
     "Awaiting": {**_ENDS, "handed": ("Starting", "expect"), "late": ("Awaiting", "endLate")},
-    # Nobody is left; the command is started in a while, which may be at once.
+    # No process is left; the command is started after a delay, which may be 0.
     "Pausing": {
         "start": ("Starting", "start"),
         "handed": ("Starting", "expect"),
         "failed": ("Ended", "giveUp"),
         "stop": ("Ended", "release"),
     },
-    # Somebody wants it to end.
+    # It was asked to stop.
     "Stopping": {
         "handed": ("Stopping", "passStop"),
         "left": ("Stopping", "passStop"),
         "finished": ("Ended", "release"),
         "stop": ("Stopping", "insist"),
     },
-    # Nobody will be started any more; older ones may finish.
+    # No process will be started any more; older ones may finish.
     "Ended": {"stop": ("Ended", "insist")},
 }
 """
 For each state and input the next state, and what is done: a method of L{Starts} or of
-L{Stops}.  All else changes nothing.
+L{Stops}.  Other inputs change nothing.
 """
 
 POLICIES = ("always", "on-failure", "no")
@@ -102,8 +103,8 @@ class Rules:
     The state of the service.
 
     @ivar state: a key of L{TABLE}.
-    @ivar hasServed: whether there is anything to be continued: somebody was ready once,
-        or left something in the store.
+    @ivar hasServed: whether there is a service to continue: a process was ready once, or
+        something is in the store.
     """
 
     def __init__(self, policy: str) -> None:
@@ -122,10 +123,10 @@ class Rules:
 
     def meaningOf(self, last: Generation, *, hasHeir: bool, hasLeft: bool) -> str:
         """
-        @param last: who was main, and has ended.
-        @param hasHeir: whether somebody lives of whom we know that it may become main.
-        @param hasLeft: whether it has left other processes.
-        @return: what it means that nobody is main.
+        @param last: the process that was main, and has exited.
+        @param hasHeir: whether a process lives that we know may become main.
+        @param hasLeft: whether we have other children.
+        @return: what it means that no process is main.
         """
         if self.state == "Stopping":
             return "left" if hasHeir else "finished"
@@ -135,15 +136,15 @@ class Rules:
             return "left"
         if hasSucceeded and last.isReady and self.policy != "always":
             return "finished"
-        # A service that cannot be started at all is the affair of who has started it.
+        # A service that cannot be started at all is for the process that started us to handle.
         isHopeless = not self.hasServed or self.policy == "no"
         return "failed" if isHopeless else "crashed"
 
 
 class Restarts:
     """
-    When to start again: at once behind one that has served, later and later behind one
-    that has not come so far, and not for ever.
+    When to start again: at once after a process that has served, with growing delays after
+    those that have not, and not forever.
     """
 
     LIMIT, WITHIN = 5, 60.0
@@ -169,8 +170,8 @@ class Restarts:
 
 class Releases:
     """
-    Where the next start is: if C{--on-crash previous} is given, a release that crashes
-    within a minute of its taking over is followed by the one before.
+    In which directory the next start is: with C{--on-crash previous}, a release that
+    crashes within a minute of taking over is followed by the one before.
     """
 
     WITHIN = 60.0
@@ -184,10 +185,10 @@ class Releases:
 
     def serves(self, directory: str | None, now: float, *, byUpgrade: bool) -> None:
         """
-        A process serves, which runs in that directory.
+        A process serves that runs in that directory.
         """
         if byUpgrade:
-            # Unless it is the one before that has rolled back.
+            # Not if it is the one before, which has rolled back.
             isBack = directory == self._before
             self._before = None if isBack else self._current
             self._since, self.pinned = now, None
@@ -195,7 +196,7 @@ class Releases:
 
     def crashed(self, now: float) -> bool:
         """
-        @return: whether the next start is that of the release before.
+        @return: whether the next start is of the release before.
         """
         before, self._before = self._before, None
         isBad = now - self._since < self.WITHIN and before not in (None, self._current)
@@ -209,15 +210,15 @@ class Generation:
     """
     A process that serves, has served, or is to.
 
-    @ivar pidfd: what can be read when it has ended; C{None} if it had before that could be had.
+    @ivar pidfd: readable when it has exited; C{None} if it exited before we could open one.
     @ivar isReady: whether it has said that it serves.
     @ivar isUpgrade: whether it has become main in an upgrade, or in the failure of one.
     @ivar isStopping: whether it has said that it stops, or has been told to.
-    @ivar isOverdue: whether we end it.
-    @ivar hasEnded: whether it is no more, though that may not have been considered yet.
-    @ivar status: with which it has ended: a negative one is a signal; C{None} if nobody
-        knows, for it was the child of another.
-    @ivar early: what it has said before it was main.
+    @ivar isOverdue: whether we terminate it.
+    @ivar hasEnded: whether it has exited, even if that has not been acted upon yet.
+    @ivar status: its exit status: a negative one is a signal; C{None} if it is unknown,
+        because it was the child of another process.
+    @ivar early: what it said before it was main.
     """
 
     def __init__(self, pid: int) -> None:
@@ -231,12 +232,12 @@ class Generation:
 
 class Family:
     """
-    Who is who.
+    Which process is what.
 
-    @ivar main: who accepts, or is to.
-    @ivar successor: who initialises beside it.
+    @ivar main: the one that accepts, or is to.
+    @ivar successor: the one that initialises beside it.
     @ivar before: the one that has handed over to main, and may roll back.
-    @ivar older: who has been main, and lives.
+    @ivar older: those that have been main, and live.
     """
 
     def __init__(self) -> None:
@@ -248,7 +249,7 @@ class Family:
     @property
     def heir(self) -> Generation | None:
         """
-        Who may become main if main ends.
+        The process that may become main if main exits.
         """
         return self.before or self.successor
 
@@ -273,7 +274,7 @@ class Family:
 
     def mayNominateItself(self, who: Generation | None, *, isOurs: bool) -> bool:
         """
-        @param who: C{None} for one that is not of the family.
+        @param who: C{None} for a process that is not of the family.
         @param isOurs: whether that process descends from us.
         """
         isKnown = who is not None and who in (self.successor, self.before)
@@ -294,7 +295,7 @@ class Family:
 
     def forget(self, who: Generation) -> None:
         """
-        A process is no more what it was.
+        A process has none of these roles any more.
         """
         for role in ("main", "successor", "before"):
             if getattr(self, role) is who:
@@ -321,12 +322,12 @@ _LONGEST_WAIT = 1e9
 LIST = "txtableflip-list-"
 """
 How the name of a descriptor begins that is the list of others: a line of names, and then
-what is the generations' affair.
+data that only the generations understand.
 """
 
 STORED = "txtableflip-"
 """
-How the names of all begin that a generation deposits.
+How the names of all descriptors begin that a generation deposits.
 """
 
 CHANNEL = "TXTABLEFLIP_CHANNEL"
@@ -340,7 +341,7 @@ HIDDEN = frozenset(
     )
 )
 """
-What systemd has said to this process only.
+Variables that are for this process only.
 """
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -351,9 +352,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def system(call: str, *arguments: object) -> int:
     """
-    Do what Python has no function for.
+    Call a function of the C library that Python does not wrap.
 
-    @raise OSError: if the kernel does not do that.
+    @raise OSError: if it fails.
     """
     result: int = getattr(_libc, call)(*arguments)
     if result < 0:
@@ -364,20 +365,20 @@ def system(call: str, *arguments: object) -> int:
 
 def log(text: str) -> None:
     """
-    Write a line to standard error; who does not read it is not waited for.
+    Write a line to standard error, without waiting for a reader.
     """
     line = f"tableflip[{os.getpid()}]: {text}\n".encode("utf-8", "replace")[:_MAX_LINE]
     with suppress(OSError):
         poll = select.poll()
         poll.register(2, select.POLLOUT)
-        # A pipe that is ready takes so much at once (pipe(7)).
+        # A pipe that is ready takes this much at once (pipe(7)).
         if poll.poll(0):
             os.write(2, line)
 
 
 def howItEnded(who: Generation) -> str:
     """
-    @return: which process has ended, and how.
+    @return: which process has exited, and how.
     """
     status = who.status
     if status is None:
@@ -421,7 +422,7 @@ def children() -> list[int]:
 
 def isGeneration(pid: int) -> bool:
     """
-    @return: whether a process was started in an upgrade: none but such has the variable.
+    @return: whether a process was started in an upgrade: only those have the variable.
     """
     with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
         return any(each.startswith(f"{CHANNEL}=".encode()) for each in file.read().split(b"\0"))
@@ -430,7 +431,7 @@ def isGeneration(pid: int) -> bool:
 
 def directoryOf(pid: int | None) -> str | None:
     """
-    @return: where a process runs, with links resolved.
+    @return: a process's working directory, with links resolved.
     """
     with suppress(OSError):
         return os.readlink(f"/proc/{pid}/cwd")
@@ -439,7 +440,7 @@ def directoryOf(pid: int | None) -> str | None:
 
 def addressOf() -> str:
     """
-    @return: the name at which this process is asked: as a generation's is computed.
+    @return: the name of this process's control socket, computed as a generation's is.
     @raise OSError: if there is no /proc.
     """
     pid, started = os.getpid(), int(statOf(os.getpid())[19])
@@ -448,7 +449,7 @@ def addressOf() -> str:
 
 class Descriptor(int):
     """
-    The number of something open that is ours: it is closed when nobody has it any more.
+    A descriptor that is ours: it is closed when nothing refers to it any more.
     """
 
     def __del__(self) -> None:
@@ -457,7 +458,7 @@ class Descriptor(int):
 
 def watched(pid: int) -> Generation:
     """
-    @return: a process whose end will be seen, whatever becomes of its number.
+    @return: a process whose exit will be noticed, even if its pid is reused.
     """
     who = Generation(pid)
     try:
@@ -469,7 +470,7 @@ def watched(pid: int) -> Generation:
 
 def send(number: int, processes: Iterable[Generation]) -> None:
     """
-    Send a signal to those that live.
+    Send a signal to those that still run.
     """
     for who in processes:
         if who.pidfd is not None:
@@ -487,20 +488,20 @@ class Timers:
 
     def after(self, seconds: float, name: str, act: Callable[[], object]) -> None:
         """
-        Do that in so many seconds, in the place of what has that name.
+        Do that in so many seconds, instead of what has that name.
         """
         self._timers[name] = (time.monotonic() + seconds, act)
 
     def cancel(self, *names: str) -> None:
         """
-        Do not do it after all.
+        Cancel these timers, if they are set.
         """
         for name in names:
             self._timers.pop(name, None)
 
     def left(self) -> float | None:
         """
-        @return: how long until the next one, in milliseconds.
+        @return: the time before the next one, in milliseconds.
         """
         if not self._timers:
             return None
@@ -519,10 +520,11 @@ class Timers:
 
 class Upward:
     """
-    Tells the service manager above, if there is one: all of it, in order, and without
-    waiting, for its queue takes as few as ten (C{net.unix.max_dgram_qlen}).
+    Notifies the service manager above, if there is one: of everything, in order, and
+    without blocking, because its queue may take as few as ten datagrams
+    (C{net.unix.max_dgram_qlen}).
 
-    @ivar isThere: whether anybody is above.
+    @ivar isThere: whether there is a service manager above.
     """
 
     def __init__(self, address: str) -> None:
@@ -534,13 +536,13 @@ class Upward:
 
     def filenos(self) -> list[int]:
         """
-        @return: what is waited for, if anything is.
+        @return: the descriptor to wait for, if there is anything to send.
         """
         return [self._socket.fileno()] if self._waiting else []
 
     def tell(self, *lines: str, descriptors: Sequence[int] = ()) -> None:
         """
-        Say something.
+        Send these lines, now or when there is room.
         """
         if not self.isThere:
             return
@@ -552,12 +554,12 @@ class Upward:
 
     def flush(self) -> None:
         """
-        Say what it has room for.
+        Send as much as its queue takes.
         """
         while self._waiting:
             data, descriptors = self._waiting[0]
             try:
-                # Each time, for it may have made its socket anew.
+                # Each time, because it may have recreated its socket.
                 self._socket.connect(self._address)
                 socket.send_fds(self._socket, [data], descriptors)
             except BlockingIOError:
@@ -577,7 +579,7 @@ class Store(dict[str, int]):
     Descriptors by name, as systemd's store has them.
 
     @ivar room: for how many.
-    @ivar above: has a store, too, in which there is what is here.
+    @ivar above: a service manager whose store mirrors this one, if any.
     """
 
     def __init__(self, room: int) -> None:
@@ -586,14 +588,14 @@ class Store(dict[str, int]):
 
     def add(self, name: str, descriptor: int) -> bool:
         """
-        Keep a descriptor.  What has the same name is the same, by the name's meaning.
+        Keep a descriptor.  Equal names mean the same socket, so the first one is kept.
 
         @return: whether there is room.
         """
         if self.above is not None:
             lines = ("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0")
             self.above.tell(*lines, descriptors=[descriptor])
-        # The names are to fit into one variable of an environment (execve(2)).
+        # The names must fit into one environment variable (execve(2)).
         size = len(":".join([*self, name]))
         if name not in self and (len(self) >= self.room or size > _MAX_NAMES):
             return False
@@ -602,7 +604,7 @@ class Store(dict[str, int]):
 
     def remove(self, *names: str) -> None:
         """
-        Let go what has these names.
+        Drop the descriptors with these names.
         """
         for name in names:
             if self.above is not None:
@@ -611,18 +613,18 @@ class Store(dict[str, int]):
 
     def end(self) -> None:
         """
-        Clients are to learn at once that nobody will serve; unless there is a next start,
-        which is to have what is above.
+        Close all, so that clients are refused at once; but not if a service manager above
+        stores them too, for its next start.
         """
         if self.above is None:
             self.clear()
 
     def isComplete(self) -> bool:
         """
-        @return: whether everything is there that one of the lists names.
+        @return: whether one of the lists names only what is there.
         """
         if not any(name.startswith(STORED) for name in self):
-            # The affair of an application that knows nothing of lists.
+            # All of it is from an application that knows nothing of lists.
             return True
         lists = [_namesIn(fd) for name, fd in self.items() if name.startswith(LIST)]
         return any(self.keys() >= names for names in lists if names)
@@ -641,8 +643,8 @@ def _namesIn(descriptor: int) -> set[str] | None:
 
 class Signals:
     """
-    The signals that this process gets: a descriptor tells that there are any
-    (signalfd(2)), and L{signal.sigtimedwait}, who has sent them.
+    The signals that this process gets: a descriptor is readable when there are any
+    (signalfd(2)), and L{signal.sigtimedwait} reports their senders.
     """
 
     _CAUGHT = (*STOPS, *PASSED, signal.SIGCHLD)
@@ -663,7 +665,7 @@ class Signals:
         who = "the terminal" if isKernels else f"process {info.si_pid} of user {info.si_uid}"
         log(f"{signal.Signals(number).name} from {who}")
         if isKernels and number == signal.SIGHUP:
-            # The terminal is gone: nobody wants a new version.
+            # The terminal is gone: that is not a request for an upgrade.
             return signal.SIGTERM
         return None if isKernels and number not in STOPS else number
 
@@ -672,7 +674,7 @@ class Said:
     """
     A notification.
 
-    @ivar pid: who says it.
+    @ivar pid: the process that sent it.
     @ivar uid: the user of that process.
     @ivar descriptors: what came with it.
     """
@@ -696,13 +698,13 @@ class Said:
 
 class Notifications:
     """
-    Where generations say what they are.
+    The socket to which generations send their notifications.
     """
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        # Nobody can be in the way at a name that nobody can guess.
+        # A name that cannot be guessed cannot be taken first by another process.
         self.address = f"@txtableflip-notify/{os.getpid()}/{os.urandom(16).hex()}"
         self._socket.bind(f"\0{self.address[1:]}")
         self.fileno = self._socket.fileno()
@@ -720,8 +722,8 @@ class Notifications:
 
 class Control:
     """
-    Where this process is asked, by the C{tableflip} command, in its JSON lines: each comes
-    in one piece, for it is sent so.
+    The control socket, for the C{tableflip} command and its JSON lines: each comes in one
+    piece, because it is sent in one.
     """
 
     def __init__(self, answer: Callable[[str, socket.socket], None]) -> None:
@@ -736,13 +738,13 @@ class Control:
 
     def filenos(self) -> list[int]:
         """
-        @return: what is waited for.
+        @return: the descriptors to wait for.
         """
         return [self._socket.fileno(), *self._sessions]
 
     def handle(self, fileno: int) -> None:
         """
-        Something has come.
+        A client has connected, or sent its request.
         """
         sock = self._sessions.pop(fileno, None)
         with suppress(OSError):
@@ -760,7 +762,7 @@ class Control:
             refuse(sock, f"this process is of user {os.geteuid()}, not of {uid}")
             return
         if len(self._sessions) >= _MAX_SESSIONS:
-            # Who has connected first, and has not asked yet.
+            # The client that has waited longest without sending a request.
             self._sessions.pop(next(iter(self._sessions))).close()
         self._sessions[sock.fileno()] = sock
 
@@ -776,7 +778,7 @@ class Control:
 
 def say(sock: socket.socket, answer: Mapping[str, object]) -> None:
     """
-    Tell who asks; nobody is waited for.
+    Send a line to a client, without waiting for it.
     """
     with suppress(OSError):
         sock.send(json.dumps(answer).encode("ascii") + b"\n")
@@ -784,7 +786,7 @@ def say(sock: socket.socket, answer: Mapping[str, object]) -> None:
 
 def conclude(sock: socket.socket, **result: object) -> None:
     """
-    That is the answer.
+    Send the result, and close the connection.
     """
     say(sock, {"result": result})
     sock.close()
@@ -792,18 +794,18 @@ def conclude(sock: socket.socket, **result: object) -> None:
 
 def refuse(sock: socket.socket, why: str) -> None:
     """
-    There will be no answer.
+    Report that there will be no answer, and close the connection.
     """
     conclude(sock, outcome="refused", reason=why)
 
 
 class Launcher:
     """
-    Starts the command: each time it and its directory are looked up by name.
+    Starts the command: it and its directory are looked up by name each time.
 
-    @ivar activated: what a socket unit of systemd has opened: each name, and its
-        descriptor.  Passed on at each start, before what is stored, so that C{index=} of
-        an endpoint means the same.
+    @ivar activated: what a systemd socket unit has opened: each name, and its descriptor.
+        Passed on at each start, before what is stored, so that C{index=} of an endpoint
+        means the same.
     """
 
     def __init__(
@@ -817,14 +819,14 @@ class Launcher:
         self.environment = {k: v for k, v in environment.items() if k not in HIDDEN}
         self.activated: list[tuple[str, int]] = []
         self._mask = mask
-        # Its end tells the generations that we are gone.
+        # Generations read its end of file when we have exited.
         self._pipe, self._held = os.pipe()
         self.limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.limits[1], self.limits[1]))
 
     def start(self, stored: Mapping[str, int], directory: str | None) -> int:
         """
-        @param directory: where, if not where it is usually.
+        @param directory: where to start it, if not in the usual directory.
         @return: the process id.
         """
         pid = os.fork()
@@ -839,7 +841,7 @@ class Launcher:
         return pid
 
     def _become(self, listening: Sequence[tuple[str, int]], directory: str) -> None:
-        # No signal of a terminal's, or for a group, goes past us.
+        # No signal from a terminal, or to a process group, bypasses us.
         os.setsid()
         passed = [*(fd for _, fd in listening), self._pipe]
         first, behind = 3, 3 + len(passed)
@@ -852,7 +854,7 @@ class Launcher:
             environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": names}
             environment["LISTEN_FDS"] = str(len(listening))
         resource.setrlimit(resource.RLIMIT_NOFILE, self.limits)
-        # Python ignores these, and what is ignored stays so.
+        # Python ignores these, and an ignored signal stays ignored across exec.
         for each in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(each, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
@@ -865,37 +867,37 @@ class Launcher:
 GROUP_GRACE = 0.1
 """
 How long main has to say that it stops by itself before SIGTERM is passed on, in seconds:
-systemd may have sent it to everybody, and the second one would cut the connections.
+systemd may have sent it to the whole cgroup, and a second one would abort connections.
 """
 
 KILL_AFTER = 5.0
 ABORT_GRACE = 1.0
 """
-How long a process has to end by SIGTERM, and by SIGABRT, in seconds.
+How long a process has to exit after SIGTERM, and after SIGABRT, in seconds.
 """
 
 
 class Core:
     """
-    What is known.
+    The state that the steps share.
 
-    @ivar last: who was main last.
-    @ivar news: what happened last, in words, for whoever asks.
-    @ivar held: signals for whoever will serve.
-    @ivar stoppedBy: the signal by which somebody wants it to end.
+    @ivar last: the process that was main last.
+    @ivar news: what happened last, in words, for clients that ask.
+    @ivar held: signals for the process that will serve.
+    @ivar stoppedBy: the signal that asked it to stop.
     """
 
     def __init__(
         self, options: argparse.Namespace, launcher: Launcher, upward: Upward, silence: float
     ) -> None:
         """
-        @param silence: how long main may say nothing, in seconds; 0 for ever.
+        @param silence: how long main may send nothing, in seconds; 0 for no limit.
         """
         self.rules, self.restarts = Rules(options.restart), Restarts()
         self.releases = Releases(mayGoBack=options.on_crash == "previous")
         self.family, self.timers = Family(), Timers()
         self.launcher, self.upward = launcher, upward
-        # The others are for who asks, and for what is of the keeper itself.
+        # The other descriptors are for clients, and for the keeper itself.
         self.store = Store(min(max(0, launcher.limits[1] - 256), _MAX_STORED))
         self.startTimeout: float = options.start_timeout
         self.watchdog = Watchdog(self, silence)
@@ -906,19 +908,19 @@ class Core:
 
     def happens(self, what: str) -> None:
         """
-        Have the rules decide.
+        Let the rules decide, and do their step.
         """
         before = self.rules.state
         step = self.rules.hear(what)
         if self.rules.state != before:
-            # What was to be done in another state is not to be done in this one.
+            # Timers belong to the state in which they were set.
             self.timers.cancel("late", "kill", "pause", "term")
         if step is not None:
             getattr(self, step)()
 
     def tell(self, news: str) -> None:
         """
-        Say what has happened to the log, and to the manager above.
+        Report what has happened to the log, and to the manager above.
         """
         log(news)
         self.news = news
@@ -926,7 +928,7 @@ class Core:
 
     def signalled(self, number: int) -> None:
         """
-        Somebody has sent a signal.
+        A signal has come.
         """
         if number in STOPS:
             self.stoppedBy = number
@@ -937,7 +939,7 @@ class Core:
 
     def passOn(self) -> None:
         """
-        Send main what is for it, if it serves: it would die of what it has no handler for.
+        Send main the held signals once it serves: before, it may have no handlers, and die.
         """
         if self.family.isServed:
             held, self.held = self.held, []
@@ -946,14 +948,14 @@ class Core:
 
     def expected(self) -> list[Generation]:
         """
-        @return: who is, or may become, main.
+        @return: the processes that are, or may become, main.
         """
         first = self.family.main or self.family.heir
         return [watched(pid) for pid in children()] if first is None else [first]
 
     def endOverdue(self, why: str, number: int, grace: float) -> None:
         """
-        Whoever is, or may become, main is to end.
+        Terminate what is, or may become, main.
 
         @param grace: how many seconds after that signal it is killed.
         """
@@ -966,7 +968,7 @@ class Core:
 
 class Watchdog:
     """
-    Ends a main process that hangs, before systemd would end everything.
+    Kills a main process that hangs, before systemd would kill everything.
     """
 
     def __init__(self, core: Core, silence: float) -> None:
@@ -975,13 +977,13 @@ class Watchdog:
 
     def pet(self) -> None:
         """
-        Main is well.
+        Main is alive.
         """
         self._next(self._silence, self._bite)
 
     def comfort(self) -> None:
         """
-        Nobody else says that all is well while nobody is main.
+        Pet the watchdog above by ourselves, while no process serves.
         """
         self._next(self._silence / 2, self.comfort)
 
@@ -999,7 +1001,7 @@ class Watchdog:
 
 class Starts(Core):
     """
-    The steps of the table by which somebody comes to serve.
+    The steps of the table that get a process to serve.
     """
 
     def start(self) -> None:
@@ -1007,7 +1009,7 @@ class Starts(Core):
         Start the command, with what is stored.
         """
         if not self.store.isComplete():
-            # They would keep their addresses from whoever binds them anew.
+            # A process that binds their addresses anew would find them in use.
             log(f"the stored list is incomplete: closing {len(self.store)} stored descriptors")
             self.store.remove(*self.store)
         if self.store:
@@ -1027,21 +1029,21 @@ class Starts(Core):
 
     def expect(self) -> None:
         """
-        Give whoever is to serve its time.
+        Start the timeout of the process that is to serve.
         """
         self.timers.after(self.startTimeout, "late", lambda: self.happens("late"))
         self.watchdog.comfort()
 
     def endLate(self) -> None:
         """
-        Whoever was to serve has had its time.
+        The process that was to serve did not do so in time.
         """
         why = f"nothing serves after {self.startTimeout:g} s: terminating what should"
         self.endOverdue(why, signal.SIGTERM, KILL_AFTER)
 
     def wait(self) -> None:
         """
-        Somebody who lives is to say that it is main.
+        Wait for a living process to say that it is main.
         """
         heir = self.family.heir
         who = "a daemon" if heir is None else f"process {heir.pid}"
@@ -1050,7 +1052,7 @@ class Starts(Core):
 
     def startAgain(self) -> None:
         """
-        The command is to be started again, in a while.
+        Start the command again, after a delay.
         """
         now = time.monotonic()
         delay = self.restarts.next(now, hadServed=self.last.isReady)
@@ -1083,12 +1085,12 @@ class Starts(Core):
 
 class Stops(Core):
     """
-    The steps of the table by which all ends.
+    The steps of the table that end the service.
     """
 
     def passStop(self) -> None:
         """
-        Whoever is main is to end, unless it does so already.
+        Tell main to stop, unless it does so already.
         """
         number = self.stoppedBy or signal.SIGTERM
         self.upward.tell("STOPPING=1")
@@ -1101,7 +1103,7 @@ class Stops(Core):
 
     def insist(self) -> None:
         """
-        Everybody is to end now.
+        Tell all processes to stop now.
         """
         self.timers.cancel("term")
         everybody = self.family.everybody() or self.expected()
@@ -1109,21 +1111,21 @@ class Stops(Core):
 
     def giveUp(self) -> None:
         """
-        Nobody is started any more, though somebody should.
+        Start no process any more, though one should serve.
         """
         self.tell(f"{howItEnded(self.last)}: giving up")
         self.release()
 
     def release(self) -> None:
         """
-        It ends.
+        Close the stored sockets, and answer the clients that wait.
         """
         self.store.end()
         self.desk.tell()
 
     def exitStatus(self) -> int:
         """
-        @return: that of who was main last; of one that was told to end, and has: 0.
+        @return: that of the last main; 0 if it was told to stop, and did.
         """
         status = self.last.status
         if self.last.isOverdue:
@@ -1156,7 +1158,7 @@ class Keeper(Starts, Stops):
 
     def _findSuccessor(self) -> None:
         """
-        Main may have ended before it could announce whom it had started.
+        Main may have exited before it could announce the successor that it had started.
         """
         if self.family.successor is None:
             unknown = [pid for pid in children() if self.family.find(pid) is None]
@@ -1165,7 +1167,7 @@ class Keeper(Starts, Stops):
 
     def reconsider(self) -> None:
         """
-        Somebody has ended, or will not serve again.
+        A process has exited, or will not serve again.
         """
         if self.family.main is None and self.rules.state not in ("Pausing", "Ended"):
             hasHeir, hasLeft = self.family.heir is not None, bool(children())
@@ -1181,7 +1183,7 @@ class Keeper(Starts, Stops):
 
     def concludeStop(self) -> None:
         """
-        If main stops, nobody will serve any more, unless the one before takes back.
+        If main stops, no process will serve any more, unless the one before takes back.
         """
         main = self.family.main
         if main is not None and main.isStopping and self.family.before is None:
@@ -1191,7 +1193,7 @@ class Keeper(Starts, Stops):
 
 class Desk:
     """
-    Answers who asks: with who serves, as a process does that has been replaced.
+    Answers clients with the process that serves, as a process does that has been replaced.
     """
 
     def __init__(self, core: Core) -> None:
@@ -1201,7 +1203,7 @@ class Desk:
 
     def asked(self, command: str, sock: socket.socket) -> None:
         """
-        Somebody asks.
+        Answer a command.
         """
         core = self._core
         isOver = core.rules.state in ("Stopping", "Ended")
@@ -1221,7 +1223,7 @@ class Desk:
 
     def tell(self) -> None:
         """
-        Somebody serves, or nobody ever will: tell those who wait for that.
+        A process serves, or none ever will: answer the clients that wait for that.
         """
         waiting, self._waiting = self._waiting, []
         for sock in waiting:
@@ -1236,7 +1238,7 @@ class Desk:
 
     def describe(self) -> dict[str, object]:
         """
-        @return: what C{tableflip status} shows: as of a generation, and L{keeper} besides.
+        @return: what C{tableflip status} shows: as for a generation, plus C{keeper}.
         """
         core, family, now = self._core, self._core.family, time.time()
         roles = {
@@ -1262,7 +1264,7 @@ class Desk:
 
 class Hearing:
     """
-    Who may say what.
+    Which process may say what.
     """
 
     def __init__(self, keeper: Keeper) -> None:
@@ -1273,13 +1275,13 @@ class Hearing:
 
     def hear(self, said: Said) -> None:
         """
-        Somebody says something.
+        A notification has come.
         """
         family = self._keeper.family
         who = family.find(said.pid)
         isNominated = said.fields.get("MAINPID") == str(said.pid)
         if who is not None and who is family.main:
-            # One that gives up its user has successors of the other one.
+            # Main may have changed its user, and then its successors run as that one.
             self._users.add(said.uid)
             self._meanings.understand(said)
         elif said.uid not in self._users or "BARRIER" in said.fields:
@@ -1306,9 +1308,9 @@ class Hearing:
 
 class Meanings:
     """
-    What each field of a notification means: a method of its name.  They are understood in
-    the order in which these are here: for whoever is main is said first, and a C{BARRIER}
-    is about what stands before it.
+    What each field of a notification means: a method of its name.  The order of these
+    methods is that of their effects: which process is main comes first, and a C{BARRIER}
+    covers what stands before it.
     """
 
     def __init__(self, keeper: Keeper) -> None:
@@ -1331,7 +1333,7 @@ class Meanings:
         keeper, pid = self._keeper, int(value)
         who = keeper.family.find(pid)
         if who is None:
-            # One that was announced may have ended meanwhile, and may have been reaped.
+            # One that was announced may have exited meanwhile, and may have been reaped.
             if not isOurs(pid) and pid != self._announced:
                 raise ValueError(f"process {pid} is not one of ours")
             who = watched(pid)
@@ -1397,7 +1399,7 @@ class Meanings:
         self._keeper.store.remove(said.fields.get("FDNAME", ""))
 
     def _said_BARRIER(self, value: str, said: Said) -> None:
-        # It is answered when nobody has it any more: neither we nor who is above.
+        # The sender sees it close once neither we nor the manager above have it open.
         self._keeper.upward.tell("BARRIER=1", descriptors=said.descriptors[:1])
 
 
@@ -1431,13 +1433,13 @@ class Loop:
         ended = [who for who in everybody if who.pid in statuses or who.pidfd in found]
         for who in ended:
             who.hasEnded, who.status = True, statuses.get(who.pid)
-        # What they have said before they ended comes first.
+        # What they said before they exited comes first.
         for said in self._notifications.read():
             self._hearing.hear(said)
         for who in ended:
             keeper.ended(who)
         if statuses:
-            # A daemon may have been among them, of which we do not know yet.
+            # One of them may be a daemon that we do not know yet.
             keeper.reconsider()
         number = self._signals.read()
         if number is not None:
@@ -1450,7 +1452,7 @@ class Loop:
 
     def _wait(self) -> set[int]:
         """
-        @return: what has something to say.
+        @return: the descriptors that are ready.
         """
         keeper, poll = self._keeper, select.poll()
         pidfds = [who.pidfd for who in keeper.family.everybody() if who.pidfd is not None]
@@ -1463,7 +1465,7 @@ class Loop:
 
     def _reap(self) -> Iterator[tuple[int, int]]:
         """
-        @return: an iterator over the children that have ended, and how.
+        @return: an iterator over the children that have exited, and how.
         """
         with suppress(ChildProcessError):
             for _ in range(_MAX_TURNS):
@@ -1529,7 +1531,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def _current() -> str:
     """
-    @return: the working directory, by the name that a shell has given it.
+    @return: the working directory, by the name that a shell has given it, if any.
     """
     named = os.environ.get("PWD", "")
     with suppress(OSError):
@@ -1591,7 +1593,7 @@ def main(words: Sequence[str]) -> int:
         sys.stderr.write("tableflip run: this needs Linux\n")
         return 1
     if os.getpid() != 1:
-        # Whoever is left by its parent becomes our child.
+        # A process whose parent exits becomes our child.
         system("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     return makeLoop(options, os.environ).run()
 

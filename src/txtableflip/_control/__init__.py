@@ -1,3 +1,3 @@
 """
-A process tells those who ask, and does what they want.
+Answers the C{tableflip} command and notifies supervisors.
 """

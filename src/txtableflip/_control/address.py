@@ -1,8 +1,8 @@
 """
-Where a process can be asked: an abstract UNIX name (unix(7)), computed from what only
-that process is, so that there is no file to configure, to own, or to clean up.
+The address of a process's control socket: an abstract UNIX name (unix(7)), computed from
+what identifies that process, so that there is no file to configure, to own, or to clean up.
 
-Of the standard library only: who asks does not wait for Twisted to be imported.
+Of the standard library only: the C{tableflip} command does not wait for Twisted's import.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from txtableflip.errors import NobodyThere
 
 def addressOf(pid: int) -> str:
     """
-    @param pid: of a process, as this one sees it; in a pid namespace below this one's,
-        it has another for itself.
+    @param pid: of a process, as this one sees it; in a pid namespace below this one's, it
+        has another pid for itself.
     @return: the name at which it listens if it is one of ours.
     @raise NobodyThere: if there is no such process, or it is not ours to ask.
     """
@@ -46,19 +46,18 @@ def secondsSince(pid: int) -> float:
 
 def sharesPids(pid: int) -> bool:
     """
-    @return: whether the process ids of which a process tells are those by which this
-        one knows them.
+    @return: whether the process ids that a process reports mean the same to this one.
     """
     with suppress(OSError):
         ours, theirs = (os.readlink(f"/proc/{each}/ns/pid") for each in ("self", pid))
         return ours == theirs
-    # It has ended meanwhile.
+    # It has exited meanwhile.
     return True
 
 
 def whyUnheard(pid: int) -> str:
     """
-    @return: what keeps a process that lives from being asked.
+    @return: why a living process cannot be reached.
     """
     with suppress(OSError):
         ours, theirs = (os.readlink(f"/proc/{each}/ns/net") for each in ("self", pid))
@@ -72,7 +71,7 @@ def whyUnheard(pid: int) -> str:
 
 def _whose(proc: Path) -> str:
     """
-    @return: why the kernel does not tell more of a process.
+    @return: why the kernel refuses to tell more about a process.
     """
     with suppress(OSError):
         owner = proc.stat().st_uid

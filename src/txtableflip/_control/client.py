@@ -1,5 +1,5 @@
 """
-Asks a process, and waits for the answer.
+Sends a process a request, and waits for the answer.
 
 Of the standard library only, as L{address <txtableflip._control.address>}.
 """
@@ -24,12 +24,12 @@ from txtableflip.errors import NoAnswer, NobodyThere
 
 ANSWER_TIMEOUT = 10.0
 """
-How long a process may take to answer what it can answer at once, in seconds.
+How long a process may take to answer a request that needs no waiting, in seconds.
 """
 
 CONNECT_TIMEOUT = 2.0
 """
-How long a process may take to be connected to, in seconds: the kernel does that.
+How long connecting to a process may take, in seconds: the kernel does that.
 """
 
 _LONGEST = 1e7
@@ -46,7 +46,7 @@ class Patience:
     How long to wait.
 
     @ivar until: by L{time.monotonic}, in seconds.
-    @ivar isFixed: whether the process that is asked has no say in it.
+    @ivar isFixed: whether the process that is asked cannot extend it.
     """
 
     until: float
@@ -55,8 +55,8 @@ class Patience:
     @classmethod
     def of(cls, seconds: float | None) -> Patience:
         """
-        @param seconds: from now on; C{None} for what the process that is asked says,
-            and L{ANSWER_TIMEOUT} until it does.
+        @param seconds: from now on; C{None} for what the process that is asked says, and
+            L{ANSWER_TIMEOUT} before it does.
         """
         started = time.monotonic()
         return cls(
@@ -65,7 +65,7 @@ class Patience:
 
     def hear(self, event: Mapping[str, Any]) -> None:
         """
-        Something has happened, which may say how long the next may take.
+        Extend the wait by what an event says that the next may take.
         """
         within = event.get("within")
         if isinstance(within, (int, float)) and not self.isFixed:
@@ -79,7 +79,7 @@ def ask(
     @param heard: is called with each event before the result.
     @return: the result.
     @raise NobodyThere: if that process cannot be asked.
-    @raise NoAnswer: if it does not answer in time, or ends before it has.
+    @raise NoAnswer: if it does not answer in time, or exits without an answer.
     """
     with ExitStack() as stack:
         process = watch(pid)
@@ -100,8 +100,8 @@ def ask(
 
 def watch(pid: int) -> int | None:
     """
-    @return: the descriptor of a process, which can be read when it has ended
-        (pidfd_open(2)), if there are such.
+    @return: a descriptor of a process that is readable when it has exited (pidfd_open(2)),
+        if the system has those.
     """
     with suppress(AttributeError, OSError):
         return os.pidfd_open(pid)
@@ -110,11 +110,11 @@ def watch(pid: int) -> int | None:
 
 def _connect(sock: socket.socket, pid: int) -> None:
     """
-    @raise NobodyThere: if the process does not listen, or another one in its place.
+    @raise NobodyThere: if the process does not listen, or another one does instead of it.
     """
     address = addressOf(pid)
-    # Its queue is full if it has not been running for long: only a socket that blocks
-    # waits for that (unix(7)).
+    # The queue may be full if it is busy starting: only a blocking socket waits for room
+    # (unix(7)).
     timeout = struct.pack("ll", int(CONNECT_TIMEOUT), 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
     try:
@@ -130,10 +130,10 @@ def _connect(sock: socket.socket, pid: int) -> None:
 
 def untilEnded(pids: Iterable[int], until: float) -> None:
     """
-    Wait until processes have ended.
+    Wait until processes have exited.
 
     @param until: by L{time.monotonic}, in seconds.
-    @raise NoAnswer: if one of them has not by then.
+    @raise NoAnswer: if one of them has not exited by then.
     """
     for pid in pids:
         process = watch(pid)
@@ -163,7 +163,7 @@ def _answers(sock: socket.socket, process: int | None, pid: int, patience: Patie
         if not ready:
             raise NoAnswer(f"process {pid} has not answered in time")
         if sock.fileno() not in ready:
-            # It has ended, and what it has said has been read.
+            # It has exited, and what it sent has been read.
             return
         more = b""
         with suppress(ConnectionResetError):

@@ -1,5 +1,5 @@
 """
-Does what is asked of this process.
+Carries out the commands that this process receives.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ The states in which a stop is for the child, too.
 
 _LATER = (NotReady, OnProbation, UpgradeInProgress)
 """
-What is in the way of an upgrade only for a while.
+What prevents an upgrade only for a while.
 """
 
 
@@ -60,19 +60,19 @@ class Commands:
 
     def answer(self, request: Request, caller: Caller) -> Any:
         """
-        Do what is asked.
+        Carry out a request.
         """
         return getattr(self, request.command)(caller, **request.options)
 
     def status(self, caller: Caller) -> Result:
         """
-        Tell of this process, and of whom it knows.
+        Describe this process, and the processes that it knows.
         """
         return {"outcome": "done", "status": statusOf(self._generation, self._core)}
 
     def rollback(self, caller: Caller, reason: str = "an operator asked for it") -> Any:
         """
-        Have the older process serve again, whichever of the two this is.
+        Let the older process serve again, whichever of the two this is.
         """
         if self._core.state == "OnProbation":
             return self._decided(
@@ -82,7 +82,7 @@ class Commands:
 
     def confirm(self, caller: Caller) -> Any:
         """
-        Have it be final that the newer process serves.
+        Make it final that the newer process serves.
         """
         return self._decided(caller, self._upgrader.confirm, isForNewer=True)
 
@@ -112,7 +112,7 @@ class Commands:
 
     def stop(self, caller: Caller) -> Any:
         """
-        Do what SIGTERM does for the first time; and answer when that has been heard.
+        Do what a first SIGTERM does, and answer when it has been handled.
         """
         state, ours = self._core.state, os.getpid()
         if state == "Replaced":
@@ -123,7 +123,7 @@ class Commands:
         elif state in _SHARED:
             others = [self._generation.child.livingPid]
         if not self._isStopping and state not in ("Stopped", "EndingChild"):
-            # The second one would cut the connections.
+            # A second one would abort the connections.
             self._isStopping = True
             os.kill(ours, signal.SIGTERM)
         pids = [ours, *(pid for pid in others if pid is not None)]
@@ -132,7 +132,7 @@ class Commands:
 
     def upgrade(self, caller: Caller, *, detach: bool = False, **options: Any) -> Any:
         """
-        Have this process replaced.
+        Replace this process.
 
         @param detach: whether to answer as soon as it begins.
         """
@@ -152,7 +152,7 @@ class Commands:
     @inlineCallbacks
     def _upgrade(self, caller: Caller, options: Mapping[str, Any]) -> Any:
         """
-        Wait until whoever has been asked before has been answered: what is on the disk
+        Wait for an upgrade that runs already, and then begin another: what is on the disk
         may have changed since.
         """
         while caller.isThere:
@@ -175,13 +175,13 @@ class Commands:
         """
         Wait until it is worth another try.
 
-        @return: a Deferred of what is to be answered if it never will.
+        @return: a Deferred of the answer if it never will be, else of C{None}.
         """
         if self._core.obstacle is not None:
             return refused(refusal)
         if isinstance(refusal, UpgradeInProgress):
             yield self._core.isOver.wait().addErrback(lambda failure: None)
-            # When everything has been done that follows.
+            # After everything else that follows from it.
             yield deferLater(self._reactor, 0, lambda: None)
             return None
         try:
@@ -216,7 +216,7 @@ class Commands:
 
     def _both(self) -> tuple[Result, Result]:
         """
-        @return: the two processes between which is decided, the older one first.
+        @return: the two processes of which one is to serve, the older one first.
         """
         generation, number = self._generation, self._generation.number
         ours = describe(os.getpid(), number, ProcessLogger.release, self._core.servingSince)
@@ -232,8 +232,8 @@ def _moved(pid: int) -> Result:
 
 def _whether(happening: Deferred[None]) -> Deferred[bool]:
     """
-    @return: a Deferred that fires with whether something happens, or cannot any more;
-        it fails if that is because this process stops.
+    @return: a Deferred that fires with C{True} if something happens, with C{False} once it
+        cannot any more; it fails if that is because this process stops.
     """
     return happening.addCallbacks(
         lambda ignored: True, lambda failure: failure if failure.check(Stopping) else False

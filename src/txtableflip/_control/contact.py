@@ -1,7 +1,7 @@
 """
-Who asks this process, and who watches it: the C{tableflip} command, a service manager, and
-a keeper.  They are joined here, for whoever has asked is answered when a service manager
-knows.
+What asks this process, and what watches it: the C{tableflip} command, a service manager,
+and a keeper.  They are joined here because a command is answered only when the service
+manager knows of the change.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _log = ProcessLogger()
 
 class Contact:
     """
-    All of them, from now on.
+    Connects this process to all of them.
     """
 
     def __init__(self, upgrader: Any, generation: Generation, core: Core, reactor: Any) -> None:
         """
-        @param upgrader: is told what is asked for.
+        @param upgrader: does what is asked for.
         """
         self._stop = upgrader.stop
         self._notifications = beSupervised(reactor, generation, core)
@@ -40,23 +40,23 @@ class Contact:
         commands = Commands(upgrader, generation, core, reactor)
         answer = _answerWhenHeard(commands.answer, self._notifications)
         self._control = Control(reactor, answer, generation.ownInodes)
-        # A daemon has its last process id by then.
+        # A daemon has its final process id by then.
         reactor.callWhenRunning(self._control.listen)
 
     def end(self) -> Deferred[Any]:
         """
-        Answer nobody any more.
+        Accept no commands any more.
 
-        @return: a Deferred that fires when who has asked is told, and the service manager
-            before.
+        @return: a Deferred that fires when callers are answered, after the service manager
+            has been notified.
         """
         flushed = self._notifications.flush()
         return flushed.addBoth(lambda ignored: self._control.stop())
 
     def _keeperHasEnded(self) -> None:
         """
-        Nobody would know of this process any more.  Its supervisor may send SIGTERM as well,
-        and twice would mean at once.
+        Stop, as nothing supervises this process any more.  The keeper's supervisor may send
+        SIGTERM as well, so none is sent here: a second one would mean at once.
         """
         _log.error("the keeper has exited: stopping once open connections have finished")
         self._stop()
@@ -64,8 +64,8 @@ class Contact:
 
 def _answerWhenHeard(answer: Answer, notifications: Notifications) -> Answer:
     """
-    @return: what answers as C{answer} does, but that what has been done is known to the
-        service manager then: whoever has asked may ask that one next.
+    @return: like C{answer}, but it answers only when the service manager knows what has
+        been done: the caller may ask that one next.
     """
 
     def wait(result: Any) -> Deferred[Any]:

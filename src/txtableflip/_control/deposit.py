@@ -1,14 +1,14 @@
 """
-What this process deposits with the service manager, so that it refuses nobody if it is
-killed: what it would hand to a child (L{txtableflip._handover.store}).
+What this process deposits with the service manager, so that no connection is refused if it
+is killed: what it would hand to a child (L{txtableflip._handover.store}).
 
-B{When}: as soon as it is final that it serves, for until then what the parent has
+B{When}: as soon as it is final that it serves, because before that what the parent has
 deposited counts; and again when a listener has come or gone.  Not while there is a child:
-that one deposits what it has in its turn, and until then is started with what is there.
+that one deposits its own in its turn, and what is there serves for a restart before that.
 
-B{In which order}: new descriptors, the new list, away with the old list, away with what is
-on the list no more.  Whenever this process is killed, one list is complete; unless there
-is no room for both.
+B{In which order}: store the new descriptors, then the new list; remove the old list, then
+what is not on the new one.  Whenever this process is killed, one list is complete; unless
+there is no room for both.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ variable, and the kernel takes 128 KiB of that (execve(2)).
 
 LISTS = 2
 """
-How many lists there are at a time, beside the descriptors.
+How many lists there are at a time, besides the descriptors.
 """
 
 _log = ProcessLogger()
@@ -41,7 +41,7 @@ _log = ProcessLogger()
 
 class Deposit:
     """
-    Keeps what is deposited as it should be.
+    Keeps what is deposited up to date.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Deposit:
         room: int,
     ) -> None:
         """
-        @param room: how much there is room for.
+        @param room: how many descriptors there is room for.
         """
         self._say = notifications.say
         self._generation = generation
@@ -70,7 +70,7 @@ class Deposit:
 
     def begin(self) -> None:
         """
-        Deposit when it is time.
+        Deposit when it is due, from now on.
         """
         Journal.listeners.append(self._hear)
         self._inventory.changed = self._soon
@@ -111,7 +111,7 @@ class Deposit:
         self._lists = self._lists[::-1]
         before = self._old | self._stored
         gone = [self._lists[1], *sorted(before - {*names, *self._lists})]
-        # Rather incomplete for a moment than for ever.
+        # Better incomplete for a moment than forever.
         isTight = len(before.union(names)) > self._room
         if isTight:
             self._remove(gone)
@@ -161,8 +161,8 @@ class Deposit:
 
 def roomOf(environment: Mapping[str, str]) -> int:
     """
-    @return: how many descriptors the service manager takes: systemd says it from version
-        254 on, and a unit may say it for an older one.
+    @return: how many descriptors the service manager takes: systemd sets it from version
+        254 on, and a unit may set it for an older one.
     """
     room = environment.get("FDSTORE", "")
     return int(room) if room.isascii() and room.isdigit() else 0

@@ -1,5 +1,5 @@
 """
-What is told to who waits, meanwhile.
+What a caller is told while it waits.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _TOLD = (Starting, Started, Greeted, Committed, Watching, Final)
 
 class Caller(Protocol):
     """
-    Who asks.
+    The client that has sent a request.
     """
 
     @property
     def isThere(self) -> bool:
         """
-        Whether it waits for the answer still.
+        Whether it still waits for the answer.
         """
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """
-        Something has happened that it wants to know.
+        Send it an event.
         """
 
 
 class Hearing:
     """
-    Tells a caller what the journal says, as long as this is entered.
+    Tells a caller what the journal says, while this is entered.
 
     @ivar servingSince: when the child has begun to serve, in seconds since the epoch.
     """
@@ -70,7 +70,7 @@ class Hearing:
 
     def hear(self, event: Event) -> None:
         """
-        Something has happened.
+        Pass on what the caller is to know.
         """
         if isinstance(event, Watching):
             self.servingSince = event.time

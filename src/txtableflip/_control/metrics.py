@@ -1,6 +1,6 @@
 """
-What is measured of a service, for Prometheus: by C{tableflip metrics}, and by the
-collector of L{txtableflip.prometheus}.
+The metrics of a service, for Prometheus: used by C{tableflip metrics}, and by the collector
+of L{txtableflip.prometheus}.
 
 Of the standard library only, as L{address <txtableflip._control.address>}.
 """
@@ -49,15 +49,15 @@ class Family:
 
 def families(generations: Sequence[Status]) -> list[Family]:
     """
-    @param generations: what each process has said of itself.
-    @return: what is measured; of nobody, families without samples.
+    @param generations: the status that each process has reported.
+    @return: what is measured; without processes, families without samples.
     """
     answered = [each for each in generations if "error" not in each]
     return [*_counters(answered), *_gauges(answered)]
 
 
 def _counters(generations: Sequence[Status]) -> Iterator[Family]:
-    # Each knows the totals; whoever was asked last knows more.
+    # Each process knows the totals; the last one that was asked may know more.
     totals: dict[str, int] = {}
     for each in generations:
         for name, count in each.get("counters", {}).items():

@@ -1,9 +1,9 @@
 """
-How something is said to a service manager: datagrams to the socket that it names in
-C{NOTIFY_SOCKET}, as sd_notify(3) has them.
+Notifies a service manager: datagrams to the socket that it names in C{NOTIFY_SOCKET}, in
+the format of sd_notify(3).
 
 Its queue takes about ten, and a manager may be stopped: what it does not take waits here,
-in order, and the reactor goes on.
+in order, and the reactor does not block.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from txtableflip._observers import SteadyClock
 
 BARRIER_TIMEOUT = 5.0
 """
-How long a service manager may take to hear what it has been told, in seconds.
+How long a service manager may take to read what it has been sent, in seconds.
 """
 
 MAX_WAITING = 10_000
@@ -46,15 +46,15 @@ _log = ProcessLogger()
 
 class Notifications(FileDescriptor):
     """
-    Sends datagrams, in order, as they can be sent.
+    Sends datagrams in order, as the queue takes them.
 
-    @ivar isWanted: whether somebody wants to be told.
+    @ivar isWanted: whether a service manager wants notifications.
     """
 
     def __init__(self, reactor: Any, address: str | None) -> None:
         """
         @param address: what C{NOTIFY_SOCKET} says: a path, or C{@} and an abstract name;
-            C{None} if nobody wants to be told.
+            C{None} if no service manager wants notifications.
         """
         super().__init__(reactor)
         self._reactor = reactor
@@ -76,7 +76,7 @@ class Notifications(FileDescriptor):
 
     def say(self, *lines: str, descriptors: Sequence[int] = ()) -> None:
         """
-        Say something, as soon as that can be.
+        Send a datagram, now or as soon as the queue takes it.
 
         @param lines: each C{NAME=value}, of which the last two may be long.
         @param descriptors: the caller's: they may be closed when this returns.
@@ -107,7 +107,7 @@ class Notifications(FileDescriptor):
 
     def _send(self, data: bytes, descriptors: Sequence[int]) -> bool:
         """
-        @return: whether it has been sent, or never can be.
+        @return: C{False} if it is to be tried again; C{True} if it was sent, or never can be.
         """
         try:
             if self._socket is None:
@@ -121,7 +121,7 @@ class Notifications(FileDescriptor):
 
     def _connect(self) -> socket.socket:
         """
-        Only of a socket that is connected is it known when it can be sent on.
+        Make a connected socket: only with one of those is it known when it can be written to.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         sock.setblocking(False)
@@ -145,7 +145,7 @@ class Notifications(FileDescriptor):
 
     def connectionLost(self, reason: Any) -> None:
         """
-        Nobody reads, or the reactor shuts down.
+        The service manager does not listen any more, or the reactor shuts down.
         """
         self.stopWriting()
         while self._waiting:
@@ -154,8 +154,8 @@ class Notifications(FileDescriptor):
 
     def barrier(self) -> Deferred[None]:
         """
-        @return: a Deferred that fires when all that has been said has been heard
-            (sd_notify_barrier(3)), or the service manager takes too long for that.
+        @return: a Deferred that fires when the service manager has read all that was sent
+            (sd_notify_barrier(3)), or takes too long for that.
         """
         if not self.isWanted:
             return succeed(None)
@@ -170,12 +170,11 @@ class Notifications(FileDescriptor):
 
     def flush(self) -> Deferred[None]:
         """
-        @return: the same, but that all who have waited for a L{barrier} so far are told
-            before.
+        @return: the same, but it fires after every earlier L{barrier}.
         """
         if not self.isWanted:
             return succeed(None)
-        # The reactor may find several at once, in any order.
+        # The reactor may find several pipes at their end at once, in any order.
         turn = partial(deferLater, self._reactor, 0, lambda: None)
         return self.barrier().addCallback(lambda ignored: turn())
 
@@ -189,7 +188,7 @@ class Notifications(FileDescriptor):
 
 def sayNow(address: str | None, said: Sequence[Sequence[str]]) -> None:
     """
-    Say something before the reactor runs, and wait until it has been heard.
+    Send datagrams before the reactor runs, and wait until they have been read.
 
     @param address: what C{NOTIFY_SOCKET} says.
     @param said: the lines of each datagram.
@@ -212,7 +211,7 @@ def sayNow(address: str | None, said: Sequence[Sequence[str]]) -> None:
 
 def _addressOf(named: str) -> str:
     """
-    @return: what C{NOTIFY_SOCKET} names: a path, or behind C{@} an abstract name.
+    @return: what C{NOTIFY_SOCKET} names: a path, or after C{@} an abstract name.
     """
     return f"\0{named[1:]}" if named.startswith("@") else named
 

@@ -1,13 +1,13 @@
 """
-What a service manager is told of this process: systemd, or C{tableflip run}, which is the
-other side of the same protocol.
+What a service manager is told about this process: systemd, or C{tableflip run}, which
+speaks the same protocol.
 
 B{Only one speaks}: the process that accepts, or is to next if it is the first.  A child
-says nothing until it serves, nor when it has been withdrawn and stands by; and a process
-that drains says nothing.  To a keeper, who serves is said by the process that may roll back
-(L{txtableflip._lifecycle}): the parent names the child when it has heard Serving, and itself
-when it has rolled back; the child names itself only if its parent has exited.  systemd by
-itself is not told, for it does not watch well what is not its own child.
+says nothing before it serves, nor when it has been withdrawn and stands by; and a process
+that drains says nothing.  A keeper is told which process serves by the one that may roll
+back (L{txtableflip._lifecycle}): the parent names the child when it has heard Serving, and
+itself when it has rolled back; the child names itself only if its parent has exited.
+systemd is not told, because it does not watch well what is not its own child.
 
 What is said when::
 
@@ -22,11 +22,11 @@ What is said when::
     this process serves alone       MAINPID=own, READY=1
     the parent ends afterwards      MAINPID=own
     it is final that it serves      X_TABLEFLIP_FINAL=1, by it and by its parent
-    it is told to stop before that  X_TABLEFLIP_FINAL=1, by its parent, as that stops, too
+    it is told to stop before that  X_TABLEFLIP_FINAL=1, by its parent, which stops, too
     this process is told to stop    STOPPING=1
-    each half WATCHDOG_USEC         WATCHDOG=1, as long as the reactor turns
+    each half WATCHDOG_USEC         WATCHDOG=1, while the reactor turns
 
-Most have a C{STATUS} besides, in words.
+Most also have a C{STATUS}, in words.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Notifier:
     """
     Tells a service manager what the journal says.
 
-    @ivar speaks: whether it is for this process to speak.
+    @ivar speaks: whether this process is the one that speaks.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Notifier:
         isKept: bool,
     ) -> None:
         """
-        @param isKept: whether it is a keeper that is told.
+        @param isKept: whether the service manager is a keeper.
         """
         self.speaks = False
         self._say = notifications.say
@@ -95,7 +95,7 @@ class Notifier:
 
     def hear(self, event: Event) -> None:
         """
-        Something has happened.
+        Notify the service manager if it is to know.
         """
         self._hear.get(type(event), lambda event: None)(event)
 
@@ -109,7 +109,7 @@ class Notifier:
         if self._core.state == "Initialising":
             self.speaks = True
         elif self.speaks and self._isKept:
-            # The parent may not have come to say it.
+            # The parent may have exited before it could say so.
             self._say(*self._own())
 
     def _final(self, ignored: object) -> None:
@@ -117,7 +117,7 @@ class Notifier:
             self._say("X_TABLEFLIP_FINAL=1")
 
     def _requested(self, event: Event) -> None:
-        # Nobody reloads what has not been ready yet.
+        # A service cannot reload before it has been ready.
         if self.speaks and self._core.servingSince is not None:
             self._say(
                 *("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"),
@@ -192,7 +192,7 @@ class Pulse:
         """
         Do so now, and then again.
         """
-        # One that waits says as much as two.
+        # One that waits to be sent is as good as two.
         if self._notifier.speaks and self._notifications.isEmpty:
             self._notifications.say("WATCHDOG=1")
         self._clock.callLater(self._interval, self.beat)
@@ -200,8 +200,8 @@ class Pulse:
 
 def watchdogOf(environment: Mapping[str, str]) -> int | None:
     """
-    @return: how long the service manager waits for a sign of life, in microseconds, if it
-        does.
+    @return: how long the service manager waits for a sign of life, in microseconds; C{None}
+        if it does not expect any.
     """
     usec = environment.get("WATCHDOG_USEC", "")
     return int(usec) or None if usec.isascii() and usec.isdigit() else None
@@ -209,7 +209,7 @@ def watchdogOf(environment: Mapping[str, str]) -> int | None:
 
 def _inOneLine(reason: str) -> str:
     """
-    @return: why, and the last of the last words.
+    @return: the reason, and the last line of the last output.
     """
     first, *others = reason.splitlines()
     return f"{first} {others[-1]}" if others else first
@@ -217,9 +217,9 @@ def _inOneLine(reason: str) -> str:
 
 def beSupervised(reactor: Reactor, generation: Generation, core: Core) -> Notifications:
     """
-    Tell the service manager, if there is one, what happens from now on.
+    Notify the service manager, if there is one, of what happens from now on.
 
-    @return: by what it is told.
+    @return: what notifies it.
     """
     notifications = Notifications(reactor, START.environment.get("NOTIFY_SOCKET"))
     if notifications.isWanted:

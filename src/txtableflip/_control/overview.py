@@ -1,5 +1,5 @@
 """
-Every generation, as each of them says, for C{tableflip status}.
+Every generation, as each reports itself, for C{tableflip status}.
 
 Of the standard library only, as L{address <txtableflip._control.address>}.
 """
@@ -41,9 +41,9 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 def gather(pid: int, patience: Patience) -> list[dict[str, Any]]:
     """
-    Ask a process, and all that it knows of, and so on.
+    Ask a process, those that it knows, and so on.
 
-    @return: what each has said, the oldest first; or why one has not, as C{error}.
+    @return: what each has reported, the oldest first; or why one has not, as C{error}.
     @raise TableflipError: if the first one cannot be asked.
     """
     found = {pid: _statusOf(pid, patience)}
@@ -55,7 +55,7 @@ def gather(pid: int, patience: Patience) -> list[dict[str, Any]]:
                 found[other] = _statusOf(other, patience)
             except TableflipError as error:
                 if not os.path.exists(f"/proc/{other}"):
-                    # It has ended meanwhile.
+                    # It has exited meanwhile.
                     found[other] = {}
                     continue
                 found[other] = {"pid": other, "error": str(error)}
@@ -66,7 +66,7 @@ def gather(pid: int, patience: Patience) -> list[dict[str, Any]]:
 def _statusOf(pid: int, patience: Patience) -> dict[str, Any]:
     isOurs = sharesPids(pid)
     status: dict[str, Any] = ask(pid, Request("status"), patience, id)["status"]
-    # Others it knows by ids that mean nothing here.
+    # It knows others by ids that mean nothing here.
     return status if isOurs else {**status, "parent": None, "child": None, "older": []}
 
 
@@ -121,7 +121,7 @@ def _below(status: Status) -> Iterator[str]:
         yield _keeper(status["keeper"])
     drain = status.get("drain")
     for each in status.get("listeners", ()):
-        # What drains has no listeners any more but those with connections.
+        # A process that drains has closed its listeners: only their connections matter.
         if drain is None or each["connections"]:
             yield f"{each['name']}: {each['connections']} open connections"
     if drain is not None:

@@ -1,6 +1,6 @@
 """
-The reading end of a pipe to which nobody writes: that it comes to its end says that
-whoever has the other one has closed it, or has exited.
+The reading end of a pipe to which nothing is written: its end of file says that every
+process with the writing end has closed it, or has exited.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _AT_ONCE = 4096
 
 class PipeEnd(FileDescriptor):
     """
-    Tells, once, when nobody has the other end any more.
+    Reports, once, that no process has the writing end any more.
     """
 
     def __init__(self, reactor: Any, fileno: int, ended: Callable[[], object]) -> None:
@@ -45,7 +45,7 @@ class PipeEnd(FileDescriptor):
             self._end()
 
     def connectionLost(self, reason: Failure) -> None:
-        # epoll says so of a pipe that has ended, and any reactor when it shuts down.
+        # epoll calls this at the end of a pipe, and any reactor does when it shuts down.
         poll = select.poll()
         poll.register(self._fileno, 0)
         if poll.poll(0):
@@ -59,7 +59,7 @@ class PipeEnd(FileDescriptor):
 
     def close(self) -> None:
         """
-        It is of no interest any more.
+        Stop watching.
         """
         self.stopReading()
         fileno, self._fileno = self._fileno, -1

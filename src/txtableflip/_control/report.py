@@ -33,10 +33,10 @@ _SHOWING = {"status": describe, "metrics": exposition}
 
 class Report:
     """
-    On a terminal one line that tells what happens now, and then the verdict; elsewhere
-    a line for each; with C{--json} one object at the end.
+    On a terminal, one line that shows what happens now, and then the verdict; elsewhere, a
+    line for each event; with C{--json}, one object at the end.
 
-    @ivar hasBegun: whether a process does what was asked.
+    @ivar hasBegun: whether a process has begun to do what was asked.
     """
 
     def __init__(self, *, isJson: bool) -> None:
@@ -46,7 +46,7 @@ class Report:
 
     def hear(self, event: Mapping[str, Any]) -> None:
         """
-        Something has happened.
+        Show an event.
         """
         self.hasBegun = self.hasBegun or event.get("name") in ("Starting", "Deciding")
         line = _LINES.get(str(event.get("name")))
@@ -57,7 +57,7 @@ class Report:
 
     def conclude(self, verdict: Verdict) -> None:
         """
-        It is over; or this is how it is now.
+        Print the outcome of the command, or what it shows.
         """
         if self._isJson:
             print(json.dumps(verdict.asObject()), flush=True)

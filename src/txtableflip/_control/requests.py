@@ -1,6 +1,6 @@
 """
-What may be asked of a process, and how: a JSON object in one line, answered by any
-number of events and one result, each of them an object in a line, too.
+What a process can be asked, and how: a JSON object in one line, answered by any number of
+events and one result, each of them an object in a line, too.
 
 Of the standard library only, as L{address <txtableflip._control.address>}.
 """
@@ -39,7 +39,7 @@ For each command the fields that it may have, and their types.
 @dataclass(frozen=True)
 class Request:
     """
-    What somebody wants of a process.
+    What a client asks of a process.
 
     @ivar command: a key of L{FIELDS}.
     @ivar options: the command's own fields, as many as were given.
@@ -65,7 +65,7 @@ def encode(answer: Mapping[str, Any]) -> bytes:
 def decode(line: bytes) -> Request:
     """
     @param line: without its end.
-    @raise InvalidRequest: if that is not a request, and what would be one.
+    @raise InvalidRequest: if that is not a request; it says what would be one.
     """
     try:
         asked = json.loads(line)

@@ -1,6 +1,6 @@
 """
-What a process finds that is started again: the one before has deposited it with the
-service manager, and has ended.
+What a process finds when it is started again: descriptors that the one before deposited
+with the service manager before it exited.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Found = list[tuple[Entry | UnknownEntry, int]]
 
 def findStored() -> DeadParent | None:
     """
-    @return: the process before this one, as far as it lives on in what it has stored; or
-        C{None} if that is nothing, or not complete: then it is let go as a whole.
+    @return: the process before this one, represented by what it has stored; C{None} if that
+        is nothing, or incomplete: then all of it is dropped.
     """
-    # A keeper's variable is had by who is kept only, also behind a wrapper.
+    # Only a process under a keeper has the keeper's variable, also behind a wrapper.
     passed = passedTo(None if KEEPER is not None else STARTED_AS, START.environment)
     if passed is None:
         return None
@@ -54,7 +54,7 @@ def findStored() -> DeadParent | None:
 
 def _areTrue(manifest: Manifest, descriptors: list[int]) -> bool:
     """
-    @return: whether all are what their entries say; if not, they are closed.
+    @return: whether all descriptors are what their entries say; if not, they are closed.
     """
     trial = Inventory()
     try:
@@ -74,7 +74,7 @@ def _areTrue(manifest: Manifest, descriptors: list[int]) -> bool:
 
 def _letGo(names: Iterable[str]) -> None:
     """
-    As long as the service manager has the sockets, nobody else can have their addresses.
+    Let the service manager close them: while it has the sockets, their addresses are in use.
     """
     _log.warn(
         "the stored descriptors are incomplete: dropping them and starting as generation 1"
@@ -85,8 +85,8 @@ def _letGo(names: Iterable[str]) -> None:
 
 def _reachable(stored: Iterable[tuple[Entry | UnknownEntry, int]]) -> Found:
     """
-    @return: all, but for the sockets whose path is not theirs any more, as when the
-        process before has been told to stop: these are closed, to be bound anew.
+    @return: all except the sockets whose path is not theirs any more, as when the process
+        before was told to stop: these are closed, to be bound anew.
     """
     found = []
     for entry, fileno in stored:

@@ -17,7 +17,7 @@ def describe(
 ) -> Result:
     """
     @param since: when it began to serve, in seconds since the epoch, if that is known.
-    @return: a process, as results have it.
+    @return: a process, in the form that results have.
     """
     who = {"pid": pid, "generation": generation, "release": release}
     return {**who, "directory": directoryOf(pid), "since": since}
@@ -25,7 +25,7 @@ def describe(
 
 def served(serving: Result, other: Result) -> Result:
     """
-    @return: it was done, and this process serves for good.
+    @return: it was done, and this process serves permanently.
     """
     release = f" (release {serving['release']})" if serving["release"] is not None else ""
     msg = f"generation {serving['generation']}{release} serves: process {serving['pid']} in "
@@ -36,7 +36,7 @@ def served(serving: Result, other: Result) -> Result:
 
 def begun(how: str) -> Result:
     """
-    @return: an upgrade runs, or will, and nobody waits.
+    @return: an upgrade runs, or will, and the caller does not wait.
     """
     return {"outcome": "begun", "msg": f"{how}; tableflip status tells how it goes"}
 
@@ -50,9 +50,9 @@ def refused(reason: object) -> Result:
 
 def failed(error: UpgradeFailed, serving: Result, release: str | None) -> Result:
     """
-    @param serving: the process that serves on, or again.
-    @param release: what the one that failed calls its release, if it came so far.
-    @return: an upgrade was not to be.
+    @param serving: the process that still serves, or serves again.
+    @param release: what the one that failed calls its release, if it got that far.
+    @return: an upgrade failed, or was rolled back.
     """
     isUndone = error.phase == "probation"
     return {

@@ -1,5 +1,5 @@
 """
-Where a process listens for those who ask it, and who may.
+The control socket: where a process listens for commands, and which users it answers.
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ from txtableflip.errors import InvalidRequest, NobodyThere
 
 REQUEST_TIMEOUT = 30.0
 """
-How long who has connected may take to ask, in seconds.
+How long a client that has connected may take to send its request, in seconds.
 """
 
 MAX_UNREAD = 1 << 20
 """
-How much may wait for who does not read, in bytes: then the connection is ended.
+How much may wait for a client that does not read, in bytes, before it is disconnected.
 """
 
 MAX_SESSIONS = 100
 """
-How many may ask at a time.
+How many clients may be connected at a time.
 """
 
 FLUSH_TIMEOUT = 1.0
 """
-How long those who have been told that this process exits may take to read it, in
-seconds.
+How long clients may take to read that this process exits, in seconds.
 """
 
 Answer = Callable[[Request, "Session"], Any]
 """
-Does what is asked, and returns the result, or a Deferred of it.
+Carries out a request, and returns the result, or a Deferred of it.
 """
 
 _log = ProcessLogger()
@@ -57,7 +56,7 @@ _log = ProcessLogger()
 @implementer(IPushProducer)
 class Session(LineOnlyReceiver, TimeoutMixin):
     """
-    Somebody who asks, once.
+    A connection of a client, for one request.
     """
 
     delimiter = b"\n"
@@ -81,14 +80,14 @@ class Session(LineOnlyReceiver, TimeoutMixin):
     @property
     def isThere(self) -> bool:
         """
-        Whether who asks waits still.
+        Whether the client still waits.
         """
         transport: Any = self.transport
         return bool(transport.connected and not transport.disconnecting)
 
     def lineReceived(self, line: bytes) -> None:
         """
-        The request has come; whatever comes after it is not for us.
+        The request has come; anything after it is ignored.
         """
         self.setTimeout(None)
         self.lineReceived = lambda line: None  # type: ignore[method-assign]
@@ -114,13 +113,13 @@ class Session(LineOnlyReceiver, TimeoutMixin):
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """
-        Something has happened that who asks wants to know.
+        Send the client an event.
         """
         self._write({"event": event})
 
     def conclude(self, result: Mapping[str, Any]) -> None:
         """
-        That is the answer.
+        Send the client the result, and close the connection.
         """
         self.setTimeout(None)
         self._write({"result": result})
@@ -141,7 +140,7 @@ class Session(LineOnlyReceiver, TimeoutMixin):
 
     def pauseProducing(self) -> None:
         """
-        Who asks does not read.
+        The client does not read.
         """
         transport: Any = self.transport
         transport.abortConnection()
@@ -159,7 +158,7 @@ class Session(LineOnlyReceiver, TimeoutMixin):
 
 class _Port(unix.Port):
     """
-    A port that begins and ends without a word in the log, which is the service's.
+    A port that starts and stops without a line in the log, which is the service's.
     """
 
     def __init__(self, sock: socket.socket, factory: Factory, reactor: Any) -> None:
@@ -168,7 +167,7 @@ class _Port(unix.Port):
         self._factory = factory
 
     def startListening(self) -> None:
-        # Without it, those who wait could not be told when descriptors run out.
+        # Without it, clients in the queue could not be refused when descriptors run out.
         tcp._reservedFD.reserve()  # noqa: SLF001 - as Twisted's own port does
         self._factory.doStart()
         self.connected = True
@@ -182,7 +181,7 @@ class _Port(unix.Port):
 
 def _listenAt(address: str, factory: Factory, reactor: Any) -> _Port:
     """
-    @raise OSError: if somebody has that name.
+    @raise OSError: if that name is in use.
     """
     sock = socket.socket(socket.AF_UNIX)
     try:
@@ -200,15 +199,15 @@ def _listenAt(address: str, factory: Factory, reactor: Any) -> _Port:
 
 class Control(Factory):
     """
-    Has this process listen at its address, for as long as it lives.
+    Listens at this process's address, for the rest of its life.
     """
 
     noisy = False
 
     def __init__(self, reactor: Any, answer: Answer, inodes: set[int]) -> None:
         """
-        @param reactor: the plain one: nobody inherits this.
-        @param inodes: is told of the socket, which is not a listener of the application's.
+        @param reactor: the plain one: this socket is not inherited.
+        @param inodes: the socket's is added, as it is not a listener of the application's.
         """
         self._inodes = inodes
         self._reactor = reactor
@@ -218,8 +217,8 @@ class Control(Factory):
 
     def listen(self) -> None:
         """
-        Begin, which is not earlier than the process has its last id: one that becomes
-        a daemon gets another.
+        Begin.  Not before the process has its final id: one that becomes a daemon gets
+        another.
         """
         try:
             self._port = _listenAt(addressOf(os.getpid()), self, self._reactor)
@@ -243,9 +242,9 @@ class Control(Factory):
 
     def stop(self) -> Deferred[Any]:
         """
-        This process exits: before the reactor closes all connections.
+        This process exits: answer all clients before the reactor closes their connections.
 
-        @return: a Deferred that fires when everybody has been told, or would not read.
+        @return: a Deferred that fires when all have read that, or took too long.
         """
         if self._port is not None:
             self._port.stopListening()
@@ -257,7 +256,7 @@ class Control(Factory):
 
 def error(reason: str, outcome: str = "refused") -> dict[str, Any]:
     """
-    @return: the result of what was not done.
+    @return: the result of a request that was not carried out.
     """
     return {"outcome": outcome, "reason": reason}
 

@@ -1,5 +1,5 @@
 """
-What a process tells of itself.
+What a process reports about itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from txtableflip._steps import Account, Core
 
 def statusOf(generation: Generation, core: Core) -> dict[str, Any]:
     """
-    This may be called in any thread: what is looked at may change meanwhile.
+    This may be called in any thread: what it reads may change meanwhile.
 
     @return: what this process is, has open, and knows of others.
     """
@@ -47,7 +47,7 @@ def statusOf(generation: Generation, core: Core) -> dict[str, Any]:
 
 def directoryOf(pid: int | None) -> str | None:
     """
-    @return: the working directory of a process, with links resolved, if it can be had.
+    @return: the working directory of a process, with links resolved, if it can be read.
     """
     with suppress(OSError):
         return os.readlink(f"/proc/{pid}/cwd")
@@ -56,7 +56,7 @@ def directoryOf(pid: int | None) -> str | None:
 
 def _listeners(generation: Generation) -> list[dict[str, Any]]:
     """
-    @return: what is in use, and how many connections each has.
+    @return: the listeners in use, and how many connections each has.
     """
     counts = generation.connections.counts()
     names = dict.fromkeys([*generation.inventory.listeners(), *counts])
@@ -65,8 +65,8 @@ def _listeners(generation: Generation) -> list[dict[str, Any]]:
 
 def _lastUpgrade(generation: Generation, core: Core) -> dict[str, Any] | None:
     """
-    @return: how the one went that this process has begun, or else the one from which it
-        has come.
+    @return: how the last upgrade went that this process began, or else the one that started
+        this process.
     """
     final = generation.finalSince
     if core.lastUpgrade is not None:

@@ -1,6 +1,6 @@
 """
-How it went: the one object that C{tableflip --json} prints, what people read, and the
-exit status.
+How a command went: the object that C{tableflip --json} prints, the text that people read,
+and the exit status.
 
 Of the standard library only, as L{address <txtableflip._control.address>}.
 """
@@ -24,9 +24,10 @@ STATUSES = {
     "rolledBack": 5,
 }
 """
-For each outcome the exit status: it was done; it was begun, and nobody waits; it failed or
-was refused, and the old process serves on; it was asked wrongly; nobody could be asked; it
-is not known; the new process took over and was rolled back.
+For each outcome the exit status: it was done; it was begun, and the caller does not wait;
+it failed or was refused, and the old process still serves; the command line was wrong; no
+process could be asked; the outcome is unknown; the new process took over and was rolled
+back.
 """
 
 
@@ -37,7 +38,7 @@ class Verdict:
 
     @ivar command: which one.
     @ivar outcome: a key of L{STATUSES}.
-    @ivar msg: the same, in a sentence.
+    @ivar msg: the outcome in a sentence.
     @ivar seconds: how long it took.
     @ivar details: what else the process has answered.
     """
@@ -84,7 +85,7 @@ def ofResult(command: str, result: Mapping[str, Any], seconds: float) -> Verdict
 
 def ofError(command: str, error: TableflipError, seconds: float) -> Verdict:
     """
-    @return: the verdict that there is without an answer.
+    @return: the verdict without an answer.
     """
     outcome = "nobody" if isinstance(error, NobodyThere) else "unknown"
     return Verdict(command, outcome, str(error), seconds, {"reason": str(error)})
