@@ -23,8 +23,8 @@ from txtableflip._observers import OneShot, SteadyClock
 
 LINGER = 2.0
 """
-How long a connection that this process has closed while it drains may take
-until its client has closed it, too, in seconds.
+How long the client has to close its side of a connection that this process has closed while
+it drains, in seconds.
 """
 
 _DISCARDED = 65536
@@ -141,8 +141,8 @@ class Connections:
     @ivar listeners: those of which some are open.
     @ivar areClosing: whether this process exits, so that a connection which it
         closes is to be closed with care.
-    @ivar leaving: the connections that were told so by a process which serves on: they
-        end as they were told.
+    @ivar leaving: the connections that were told so by a process that then continued to
+        serve: they end all the same.
     @ivar stays: if there is a child to which connections are to migrate, those that do
         not, though others of their listener do.
     @ivar migrated: how many have gone to a child.
@@ -175,7 +175,7 @@ class Connections:
 
     def answer(self, receive: Callable[[], Any]) -> Any:
         """
-        Have something received, and acted upon.
+        Receive something, and act upon it.
         """
         self.isAnswering = True
         try:
@@ -235,10 +235,10 @@ class CountedTransport:
     """
     Mixed into a transport: counts it until it is closed, and closes it with
     care if its process exits: the client may be sending its next request just
-    then.  It is to find the end of the stream, after which it may ask again
-    elsewhere, and not the reset that close(2) answers unread data with.
+    then.  It should find the end of the stream, after which it may ask again elsewhere, and
+    not the reset with which close(2) answers unread data.
 
-    @ivar isAnswered: whether something has been sent behind all that was received.
+    @ivar isAnswered: whether something has been sent after all that was received.
     """
 
     accepted: AcceptedConnections
@@ -258,8 +258,8 @@ class CountedTransport:
 
     def _linger(self) -> None:
         """
-        Everything has been sent that was to be: say so to the client, and read
-        on until it has closed its side, too.
+        Everything has been sent: shut down the sending side, and read on until the client
+        has closed its side, too.
         """
         transport: Any = self
         with suppress(OSError):
@@ -302,7 +302,7 @@ class CountedTCPServer(CountedTransport, tcp.Server):
     Twisted's transport of an accepted TCP connection, counted.
     """
 
-    # In the dictionary of each connection they would take more, and may make it grow.
+    # In each connection's dictionary they would take more memory, and might make it grow.
     __slots__ = ("accepted", "isAnswered", "since")
 
 

@@ -3,8 +3,8 @@ How a process that exits ends the connections which it still has.
 
 Each protocol is told once, through L{IDrainable <txtableflip.IDrainable>}, and then
 has until its deadline to finish what is in progress.  What is known of HTTP and WebSocket is in
-the modules beside this one; whatever else an application speaks, lives until it
-closes or its time is over.
+the modules beside this one; a connection of any other protocol stays open until it closes
+or its deadline passes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from txtableflip.interfaces import Reactor
 
 LAST_BYTES_TIMEOUT = 0.5
 """
-How long a connection that is closed at its deadline has to send what it has
-been given to send, in seconds.  Then it is aborted.
+How long a connection that is closed at its deadline has to send what is still buffered, in
+seconds.  After that it is aborted.
 """
 
 TICK = 0.2
@@ -40,14 +40,14 @@ How many connections are looked at in one turn of the reactor.
 
 REST = 100
 """
-So many times as long as it took to look at all, nothing is looked at: what is
-in progress has the processor, and the looking a hundredth of it.
+How long the pause after a look at all connections is, as a multiple of the time that it
+took: so looking takes a hundredth of the processor's time, and the rest is for what is in
+progress.
 """
 
 LONGEST_REST = 2.0
 """
-How often they are looked at at least, in seconds: in the first look all are told,
-which takes long.
+The longest such pause, in seconds: the first look takes long, as all are told in it.
 """
 
 PROGRESS = 5.0
@@ -89,7 +89,8 @@ class _TimeLeft:
 
     def conclude(self, timeout: float) -> None:
         """
-        It is final: what may have migrated has its time from now on.
+        The switch is final: connections that might have migrated have their time from now
+        on.
         """
         self.timeout = timeout
         self._final = self._clock.seconds()
@@ -127,7 +128,7 @@ class _Progress:
 
     def tell(self) -> None:
         """
-        Say what is left, if it is time for that.
+        Log what is left, if it is time for that.
         """
         now = self._clock.seconds()
         if now < self._next:
@@ -148,7 +149,7 @@ class _Progress:
 
     def tellTasks(self) -> None:
         """
-        Say what is not finished besides connections.
+        Log what is not finished besides connections.
         """
         if len(self._connections.tasks):
             _log.info(
@@ -176,7 +177,7 @@ class Drain:
         """
         @param timeout: how long the connections have, in seconds, but for those
             of a listener with a time of its own, unless this C{isForAll}.
-        @param journal: is told of the begin and the end.
+        @param journal: is told of the beginning and the end.
         @param isReplaced: whether a child serves, for the journal.
         """
         self._reactor: Any = reactor
@@ -190,7 +191,7 @@ class Drain:
         self._goodbyes = Goodbyes(connections)
         self._late: set[Any] = set()
         self._initial = len(connections)
-        # Some may have migrated before anybody was told to finish.
+        # Some may have migrated before any were told to finish.
         self._gone = connections.migrated
         self._outcome = Outcome()
         self._isCancelled = False
@@ -201,9 +202,9 @@ class Drain:
         """
         This process exits: no task begins any more.
 
-        @param timeout: how long all have, in seconds from the begin.
-        @return: a Deferred that fires when no connection is left, and no task, or those
-            have had their time; never, if that is L{cancel}led.
+        @param timeout: how long all have, in seconds from the beginning.
+        @return: a Deferred that fires when no connection is left, and no task, or the tasks
+            have had their time; never, if the drain is L{cancel}led.
         """
         self._time.conclude(timeout)
         self._mayEnd.fire()
@@ -274,8 +275,8 @@ class Drain:
 
     def cancel(self) -> None:
         """
-        This process serves on: so it does the connections, but for those whose
-        clients have been told otherwise, or that were late.
+        This process continues to serve, and its connections continue, except those whose
+        clients have been told goodbye, or that were late.
         """
         self._isCancelled = True
         connections = self._connections
@@ -304,8 +305,8 @@ class Drain:
     @inlineCallbacks
     def _attend(self, accepted: AcceptedConnections) -> Any:
         """
-        Do with each connection of one listener what it is time for, a few in each
-        turn of the reactor: with thousands, others would wait for all of them.
+        Do with each connection of one listener what it is time for, a few in each turn of
+        the reactor: otherwise other work would wait for thousands of them.
         """
         for number, transport in enumerate(accepted, 1):
             left = self._time.of(accepted)

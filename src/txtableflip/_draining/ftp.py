@@ -13,12 +13,12 @@ from txtableflip._draining.later import TEXT, Farewell
 
 class FTPDrain(Farewell):
     """
-    Says 421, as RFC 959 (section 5.4) has it, between two transfers.
+    Says 421, as RFC 959 (section 5.4) specifies, between two transfers.
     """
 
     def isBusy(self) -> bool:
         """
-        @return: whether a command runs, or the next one belongs to what was said.
+        @return: whether a command runs, or the next one belongs to the one before.
         """
         ftp = self.protocol
         hasPort = ftp.dtpFactory is not None
@@ -33,6 +33,7 @@ class FTPDrain(Farewell):
 
 def adapters() -> dict[type, Any]:
     """
-    @return: what makes an L{IDrainable <txtableflip.IDrainable>} of whose objects.
+    @return: for each class, what makes an L{IDrainable <txtableflip.IDrainable>} of its
+        objects.
     """
     return {FTP: FTPDrain}

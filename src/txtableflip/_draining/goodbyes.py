@@ -36,7 +36,7 @@ _KNOWN = {
     "txtableflip._draining.ldap": {"ldaptor.protocols.ldap.ldapserver"},
 }
 """
-Which module of ours knows how connections of which libraries end.
+Which of our modules knows how connections of which libraries end.
 """
 
 _log = ProcessLogger()
@@ -60,8 +60,8 @@ class Goodbyes:
 
     def say(self, transport: Any, seconds: float) -> None:
         """
-        Tell a connection's protocol that its process exits, unless it has been
-        told: it may have become another one meanwhile.
+        Tell a connection's protocol that its process exits, unless it has been told.  The
+        protocol may have become another one meanwhile.
         """
         if transport in self._broken or transport in self._connections.leaving:
             return
@@ -95,8 +95,8 @@ class Goodbyes:
 
     def takeBack(self) -> None:
         """
-        This process serves on: so it does the connections whose clients have not been
-        told otherwise.
+        This process continues to serve, and so continue the connections whose clients have
+        not been told goodbye.
         """
         for transport, drainable in list(self._told.items()):
             if transport.connected and not self._resume(transport, drainable):
@@ -104,7 +104,7 @@ class Goodbyes:
 
     def _resume(self, transport: Any, drainable: Any) -> bool:
         """
-        @return: whether a connection that was told to drain goes on.
+        @return: whether a connection that was told to drain continues.
         """
         if not IResumable.providedBy(drainable):
             return False
@@ -124,9 +124,8 @@ def _failed(failure: Failure, transport: str) -> None:
 
 def findDrainable(transport: Any) -> Any:
     """
-    @return: who knows how to drain a connection, or C{None}: its protocol, the
-        factory of that, an adapter, or any of these for a protocol that is
-        wrapped in another.
+    @return: what knows how to drain a connection, or C{None}: its protocol, the factory of
+        that, an adapter, or any of these for a protocol that is wrapped in another.
     """
     protocol = transport.protocol
     while protocol is not None:
@@ -143,9 +142,9 @@ def findDrainable(transport: Any) -> Any:
 
 def _close(transport: Any) -> None:
     """
-    Close a connection as its own protocol would: above TLS, which has an end of
-    its own to send.  What is received from now on would not be answered, so the
-    protocol must not act upon it.
+    Close a connection as its own protocol would: above TLS, which has its own closing alert
+    to send.  What is received from now on would not be answered, so the protocol must not
+    act upon it.
     """
     if not transport.connected:
         return
@@ -160,7 +159,7 @@ def _close(transport: Any) -> None:
 
 def loadKnownProtocols() -> list[Any]:
     """
-    Load what is known of those libraries that this process has loaded.
+    Load our modules for the libraries that this process has loaded.
 
     @return: the modules, each of which has C{adapters()}.
     """

@@ -1,8 +1,8 @@
 """
-How HTTP/1.1 connections end when their process exits: nothing is closed under
-the client's hands.  The next answer that is begun says C{Connection: close}, and
-the connection closes after it.  A stream of events, which has no end of its own, is
-given one: clients reconnect, and tell which event they had last.
+How HTTP/1.1 connections end when their process exits: none is closed while its client may
+be sending a request.  The next answer that is begun says C{Connection: close}, and the
+connection closes after it.  A stream of events, which would not end by itself, is ended:
+clients reconnect, and report the last event that they had.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _SWITCHING_PROTOCOLS = b"101"
 
 class EventStream(Later):
     """
-    Ends an answer that is a stream of events, as if it were complete: what is not whole,
-    clients drop (section 9.2.6 of the HTML standard).
+    Ends an answer that is a stream of events, as if it were complete: clients drop an
+    incomplete event (section 9.2.6 of the HTML standard).
     """
 
     def __init__(self, channel: Any, ended: Deferred[None]) -> None:
@@ -104,7 +104,7 @@ class HTTP1Drain:
         channel = self.channel
         if channel._buffer or any(channel._dataBuffer):  # noqa: SLF001 - it tells in no other way
             return True
-        # What TLS has in its memory, it hands on when the answer has been begun.
+        # TLS delivers what it has buffered only once the answer has begun.
         tls = getattr(channel.transport, "_tlsConnection", None)
         return (tls is not None and _holds(tls)) or _holds(channel.transport.socket)
 
@@ -161,6 +161,6 @@ def _drainEither(protocol: Any) -> Any:
 
 def adapters() -> dict[type, Any]:
     """
-    @return: what makes an L{IDrainable} of whose objects.
+    @return: for each class, what makes an L{IDrainable} of its objects.
     """
     return {HTTPChannel: _drainChannel, _GenericHTTPChannelProtocol: _drainEither}

@@ -1,8 +1,7 @@
 """
-How HTTP/2 connections end when their process exits: by GOAWAY, as section 6.8
-of RFC 9113 wants it of a server that leaves gracefully: at first with the highest
-stream there can be, and when the client has heard of that, with the last one
-that there was.
+How HTTP/2 connections end when their process exits: by GOAWAY, as section 6.8 of RFC 9113
+asks of a server that shuts down gracefully: first with the highest possible stream, and
+once the client has received that, with the last one that there was.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ it is told to open no more.
 
 MOMENT = 0.2
 """
-For how long none may be open, in seconds: who has just had an answer may be asking
-again.
+For how long there must be none open, in seconds: a client that has just had an answer may
+be asking again.
 """
 
 _HIGHEST_STREAM = 2**31 - 1
@@ -73,7 +72,7 @@ class HTTP2Drain:
 
     @inlineCallbacks
     def _leave(self, seconds: float) -> Any:
-        # An error: the client has closed the connection in the meantime.
+        # That error means that the client has closed the connection in the meantime.
         with suppress(ProtocolError):
             self._sayGoAway(_HIGHEST_STREAM)
             yield self._roundTrip()
@@ -82,8 +81,8 @@ class HTTP2Drain:
 
     def _whenQuiet(self, seconds: float) -> Deferred[Any]:
         """
-        @return: a Deferred that fires when there have been streams, and none
-            has been open for a moment, or when it has waited for that so long.
+        @return: a Deferred that fires when there have been streams, and none has been open
+            for a moment, or after that many seconds.
         """
         self._quiet = quiet = _Quiet(self.channel, seconds)
         return quiet.happened
@@ -117,7 +116,7 @@ class HTTP2Drain:
 
 class _Streams(dict[int, Any]):
     """
-    The open streams of a channel, in the place of those that it had.
+    The open streams of a channel, in a dictionary that reports each change.
     """
 
     def __init__(self, streams: dict[int, Any], changed: Callable[[], object]) -> None:
@@ -162,7 +161,7 @@ class _Quiet:
 
     def end(self) -> None:
         """
-        Wait no longer.
+        Stop waiting.
         """
         self._channel.streams = dict(self._channel.streams)
         for call in (self._end, self._moment):
@@ -173,6 +172,6 @@ class _Quiet:
 
 def adapters() -> dict[type, Any]:
     """
-    @return: what makes an L{IDrainable} of whose objects.
+    @return: for each class, what makes an L{IDrainable} of its objects.
     """
     return {H2Connection: HTTP2Drain}

@@ -25,6 +25,7 @@ class IRCDrain(Farewell):
 
 def adapters() -> dict[type, Any]:
     """
-    @return: what makes an L{IDrainable <txtableflip.IDrainable>} of whose objects.
+    @return: for each class, what makes an L{IDrainable <txtableflip.IDrainable>} of its
+        objects.
     """
     return {IRC: IRCDrain}

@@ -1,6 +1,6 @@
 """
 Goodbyes that are said at a random moment in the first half of the time there is, so that
-not all clients come back at once, and between two things, never in the middle of one.
+not all clients reconnect at once, and between two exchanges, never in the middle of one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ How often a protocol that is in the middle of something is looked at, in seconds
 
 TEXT = b"server restarting or going down, please reconnect"
 """
-What clients are told, whose protocol has room for a text.
+What clients are told if their protocol has room for a text.
 """
 
 
 def realClock() -> SteadyClock:
     """
-    @return: the clock by which the deadline is, too.
+    @return: the clock that the deadline goes by, too.
     """
     from twisted.internet import reactor  # noqa: PLC0415 - it is chosen by now
 
@@ -92,8 +92,8 @@ class Later:
 
 class Farewell(Later):
     """
-    The same for protocols in which the server answers what the client asks, and where
-    the connection can be closed when that has been said.
+    The same for protocols in which the server answers what the client asks, and where the
+    connection can be closed once the goodbye has been sent.
     """
 
     def drain(self, seconds: float) -> Deferred[None]:
@@ -106,7 +106,7 @@ class Farewell(Later):
 
     def isBusy(self) -> bool:
         """
-        @return: whether the client has sent something behind all that was answered.
+        @return: whether the client has sent something that is not answered yet.
         """
         return not getattr(self.protocol.transport, "isAnswered", True)
 

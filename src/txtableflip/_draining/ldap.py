@@ -34,6 +34,7 @@ class LDAPDrain(Farewell):
 
 def adapters() -> dict[type, Any]:
     """
-    @return: what makes an L{IDrainable <txtableflip.IDrainable>} of whose objects.
+    @return: for each class, what makes an L{IDrainable <txtableflip.IDrainable>} of its
+        objects.
     """
     return {BaseLDAPServer: LDAPDrain}

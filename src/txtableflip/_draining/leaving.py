@@ -16,13 +16,13 @@ from txtableflip.interfaces import Reactor
 
 class Leaving:
     """
-    That part of L{txtableflip._steps.Steps} which is about connections that are open.
+    The part of L{txtableflip._steps.Steps} that deals with open connections.
 
     @ivar connections: those.
     @ivar drainTimeout: how long they may take to finish, in seconds from when a child
         serves; C{None} if they are not told before this process exits.
-    @ivar timeoutOnce: how long all of them may take in the place of that, and of what
-        a listener has of its own, if whoever has asked for the child says so.
+    @ivar timeoutOnce: how long all of them may take instead of that, and of any listener's
+        own time, if the caller of the upgrade says so.
     """
 
     connections: Connections
@@ -34,7 +34,7 @@ class Leaving:
 
     def drain(self, timeout: float, *, isReplaced: bool) -> Deferred[Outcome]:
         """
-        Let finish what is open, if that has not begun, for this process exits.
+        Begin to drain, if that has not begun: this process exits.
 
         @param timeout: how long there is, in seconds from when that has begun.
         @param isReplaced: whether a child serves, for the journal.

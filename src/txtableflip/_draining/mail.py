@@ -12,13 +12,13 @@ from txtableflip._draining.later import TEXT, Farewell
 
 class SMTPDrain(Farewell):
     """
-    Says 421, as RFC 5321 (section 3.8) has it, between two messages.
+    Says 421, as RFC 5321 (section 3.8) specifies, between two messages.
     """
 
     def isBusy(self) -> bool:
         """
-        @return: whether the client is just handing over a message, or logging in, or has
-            not been told yet what has become of one.
+        @return: whether the client is handing over a message, or logging in, or still waits
+            for the answer to one.
         """
         smtp = self.protocol
         isSending = smtp._from is not None or smtp.mode != "COMMAND"  # noqa: SLF001 - no other way
@@ -33,8 +33,8 @@ class SMTPDrain(Farewell):
 
 class POP3Drain(Farewell):
     """
-    Says -ERR, with the code of RFC 3206 for what will pass: what the client has deleted
-    stays, as the session has no end.
+    Says -ERR, with the code of RFC 3206 for a temporary failure: messages that the client
+    has deleted stay, as the session does not end by QUIT.
     """
 
     def isBusy(self) -> bool:
@@ -79,8 +79,8 @@ _KNOWN = {
 
 def adapters() -> dict[type, Any]:
     """
-    @return: what makes an L{IDrainable <txtableflip.IDrainable>} of whose objects, of the
-        protocols that are loaded.
+    @return: for each class of the protocols that are loaded, what makes an L{IDrainable
+        <txtableflip.IDrainable>} of its objects.
     """
     return {
         getattr(sys.modules[module], name): drain

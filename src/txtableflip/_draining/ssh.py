@@ -14,7 +14,7 @@ from txtableflip._draining.later import TEXT, Later
 class SSHDrain(Later):
     """
     Disconnects, with a text that clients show (section 11.1 of RFC 4253): when no session
-    is open any more, and before it would be cut in any case.
+    is open any more, or else shortly before it would be aborted.
     """
 
     isUrgent = True
@@ -34,6 +34,7 @@ class SSHDrain(Later):
 
 def adapters() -> dict[type, Any]:
     """
-    @return: what makes an L{IDrainable <txtableflip.IDrainable>} of whose objects.
+    @return: for each class, what makes an L{IDrainable <txtableflip.IDrainable>} of its
+        objects.
     """
     return {SSHServerTransport: SSHDrain}

@@ -23,11 +23,12 @@ class TwistedDrain(Later):
 
     def close(self) -> None:
         """
-        Say so, and close the connection.
+        Send a close frame, and close the connection.
         """
         from wsproto.utilities import LocalProtocolError  # noqa: PLC0415 - Twisted's has it
 
-        # The HTTP channel that this was: with it, TLS would wait for more.
+        # That is the HTTP channel that this was: with it registered, TLS would wait for
+        # more.
         self.protocol.transport.unregisterProducer()
         with suppress(LocalProtocolError):
             self.protocol.loseConnection(GOING_AWAY)
@@ -40,9 +41,9 @@ class AutobahnDrain(Later):
 
     def close(self) -> None:
         """
-        Say so; when the client has answered, autobahn closes the connection.
+        Send a close frame; when the client has answered, autobahn closes the connection.
         """
-        # Not by sendClose(), which refuses the codes that are a server's.
+        # Not by sendClose(), which refuses the codes that only a server may send.
         self.protocol.sendCloseFrame(code=GOING_AWAY, isReply=False)
 
 
@@ -55,8 +56,8 @@ def _drainAutobahn(protocol: Any) -> AutobahnDrain | None:
 
 def adapters() -> dict[type, Any]:
     """
-    @return: what makes an L{IDrainable} of whose objects, of the libraries that
-        are loaded.
+    @return: for each class of the libraries that are loaded, what makes an L{IDrainable} of
+        its objects.
     """
     found: dict[type, Any] = {}
     autobahn: Any = sys.modules.get("autobahn.twisted.websocket")

@@ -1,5 +1,5 @@
 """
-What this process does besides its connections, and is to finish before it ends.
+What this process does besides its connections, and should finish before it exits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Task:
 
     def finish(self) -> None:
         """
-        It is finished, in one way or another; once is enough.
+        Report it as finished, in one way or another; only the first time counts.
         """
         self._tasks.finished(self)
 
@@ -87,7 +87,7 @@ class Tasks:
 
     def finished(self, task: Task) -> None:
         """
-        One of them is.
+        One of them is finished.
         """
         if task not in self._open:
             return

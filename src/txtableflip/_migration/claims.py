@@ -1,6 +1,6 @@
 """
-Whose connections may migrate: a class says so for itself, and not for its subclasses,
-which may have state that it knows nothing of.
+Which protocols' connections may migrate: a class says so for itself, and not for its
+subclasses, which may have state that it knows nothing of.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-How HTTP/1.1 connections of L{twisted.web} migrate: between two requests as they are, and
-in the midst of an answer if what answers is known to go on.
+How HTTP/1.1 connections of L{twisted.web} migrate: between two requests as they are, and in
+the middle of an answer if the code that answers can continue it.
 
-Such an answer goes on by being asked for again: the next process gets the same request,
-and what the client has got already, which is the header, is not sent.
+Such an answer is continued by asking for it again: the next process gets the same request,
+and does not send the header, which the client already has.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _SWITCHING_PROTOCOLS = b"HTTP/1.1 101 "
 
 streams: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """
-What goes on with its answer, by the requests: each has a method C{snapshot}.
+What can continue its answer, by the request: each has a method C{snapshot}.
 """
 
 _left: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 """
-What the process before has left to who answers on a channel.
+What the process before has handed to the code that answers on a channel.
 """
 
 _log = ProcessLogger()
@@ -44,8 +44,9 @@ _log = ProcessLogger()
 
 def migratedState(request: Any) -> bytes | None:
     """
-    @return: what the process before has left to whoever goes on to answer a request: the
-        C{state} of a L{Snapshot}; or C{None} if the request has just been made.
+    @return: what the process before has handed to the code that continues to answer a
+        request: the C{state} of a L{Snapshot}; or C{None} if the request has just been
+        made.
     """
     return _left.get(request.channel)
 
@@ -53,9 +54,9 @@ def migratedState(request: Any) -> bytes | None:
 @implementer(IMigratable)
 class HTTPMigration:
     """
-    Leaves a connection.
+    Hands over a connection.
 
-    @ivar idleProducer: what is a producer of the transport all the time.
+    @ivar idleProducer: what is the transport's producer all the time.
     """
 
     def __init__(self, protocol: Any) -> None:
@@ -75,7 +76,7 @@ class HTTPMigration:
         if websocket is not None:
             migratable = findMigratable(websocket)
             return None if migratable is None else _leave(request, migratable, isStream=False)
-        # One that is just being received is none yet.
+        # A request that is still being received is not a stream yet.
         stream = streams.get(request)
         if stream is None:
             return request.notifyFinish()
@@ -84,7 +85,7 @@ class HTTPMigration:
 
 def _leave(request: Any, migratable: Any, *, isStream: bool) -> Any:
     """
-    @return: the snapshot of a channel, in which is that of what answers on it.
+    @return: the snapshot of a channel, which contains that of the code that answers on it.
     """
     channel = request.channel
     if request.requestHeaders.hasHeader(b"transfer-encoding"):
@@ -116,8 +117,8 @@ class _Asked(NamedTuple):
     """
     An answer that is in progress.
 
-    @ivar isStream: whether it is an HTTP answer, and no WebSocket.
-    @ivar state: what its author leaves.
+    @ivar isStream: whether it is an HTTP answer, and not a WebSocket.
+    @ivar state: what the code that answers hands over.
     """
 
     isStream: bool
@@ -134,7 +135,7 @@ class _Asked(NamedTuple):
     @classmethod
     def fromBytes(cls, data: bytes) -> _Asked:
         """
-        @raise ValueError: if this release does not know that.
+        @raise ValueError: if this release does not know the format.
         """
         version, *fields = json.loads(data)
         if version != _FORMAT:
@@ -147,7 +148,7 @@ class _Asked(NamedTuple):
 @dataclass
 class SiteMigration:
     """
-    Goes on with the connections of a L{twisted.web.server.Site}.
+    Continues the connections of a L{twisted.web.server.Site}.
     """
 
     site: Any
@@ -164,8 +165,8 @@ class SiteMigration:
 
 class _Again:
     """
-    Has a channel receive a request again when it is connected, and keeps what the client
-    has got from being sent to it again.
+    Makes a channel receive a request again when it is connected, and keeps what the client
+    already has from being sent again.
     """
 
     def __init__(self, channel: Any, asked: _Asked) -> None:
@@ -189,7 +190,7 @@ class _Again:
 
     def _writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
         """
-        Take the place of the channel's.
+        Called instead of the channel's.
         """
         del self._channel.writeHeaders
         if not self._asked.isStream or self._channel.requests[0] not in streams:
@@ -197,7 +198,7 @@ class _Again:
 
     def _handshake(self, data: bytes) -> None:
         """
-        Take the place of the transport's C{write}.
+        Called instead of the transport's C{write}.
         """
         del self._channel.transport.write
         self._isUpgraded = data.startswith(_SWITCHING_PROTOCOLS)

@@ -1,5 +1,5 @@
 """
-Whose connections may migrate though they know nothing of us.
+Protocols whose connections may migrate though they do not know of this package.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _KNOWN = {
     "txtableflip._migration.websocket": {"twisted.web._websocket_impl"},
 }
 """
-Which module of ours knows which libraries.
+Which of our modules knows which libraries.
 """
 
 

@@ -6,11 +6,14 @@ the child does not touch it before.  So there is one moment at which it changes 
 both know afterwards on which side of it they are:
 
   - The parent says C{REVOKED}, and then ends the socket for both by shutdown(2): what the
-    child has not said by then, it cannot say any more; and what it has, is in the queue.
-  - The child's send(2) fails then.  Unless there is C{REVOKED} in its own queue: then it
-    has been ended by the death of the parent, which has touched nothing since it offered.
+    child has not sent by then, it cannot send any more, and what it has sent is in the
+    queue.
+  - The child's send(2) fails then.  If there is no C{REVOKED} in its own queue, it was the
+    death of the parent that ended the socket, and the parent has touched nothing since it
+    offered.
 
-The channel itself is not for that: to end it would tell the child that its parent has.
+The channel itself cannot be used for that: closing it would tell the child that its parent
+has exited.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ class Lane(FileDescriptor):
         self, reactor: Any, heard: Callable[[Taken], object], lost: Callable[[str], object]
     ) -> None:
         """
-        @param heard: is told each answer.
-        @param lost: is told, with the reason, that there will be none.
+        @param heard: is called with each answer.
+        @param lost: is called, with the reason, if there will be none.
         """
         super().__init__(reactor)
         self._ours, self.theirs = socket.socketpair()
@@ -80,7 +83,7 @@ class Lane(FileDescriptor):
 
     def revoke(self) -> None:
         """
-        Let the child take nothing any more; what it has taken is heard on return.
+        Let the child take nothing any more; what it has taken is known on return.
         """
         self.stopReading()
         with suppress(OSError):
@@ -88,7 +91,7 @@ class Lane(FileDescriptor):
         with suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)
         self._lost = lambda why: None
-        # It has sent as much as fits into the queue at most.
+        # It cannot have sent more than fits into the queue.
         for _ in range(2):
             self.doRead()
 
@@ -128,7 +131,7 @@ def _tell(kind: type[Saying], peer: Peer) -> None:
 
 def isRevoked(lane: socket.socket) -> bool:
     """
-    @return: whether the parent has said that it goes on with what it has offered.
+    @return: whether the parent has said that it keeps what it has offered.
     """
     try:
         return lane.recv(1, socket.MSG_PEEK) == _REVOKED

@@ -1,8 +1,8 @@
 """
-How the connections of a process go to its child, when it is final that this serves.
+How the connections of a process go to its child, when it is final that the child serves.
 
-They go in moves, one after the other, each of which has a time of its own; and all of them
-have a time.  What does not migrate, for whatever reason, drains as it would have.
+They go in moves, one after the other, each of which has its deadline, as have all of them
+together.  What does not migrate, for whatever reason, drains as it would have.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Migration:
     """
     All moves of this process.
 
-    @ivar migrated: how many connections the child has gone on with.
+    @ivar migrated: how many connections the child has taken over.
     @ivar home: how many have come home, by the reason.
     @ivar stayed: how many have not been offered, by the reason.
     """
@@ -64,7 +64,7 @@ class Migration:
 
     def begin(self, say: Say) -> None:
         """
-        It is final: move what is to move.
+        The switch is final: move what is to move.
 
         @param say: offers it to the child.
         """
@@ -85,8 +85,8 @@ class Migration:
 
     def whenOver(self) -> Deferred[None]:
         """
-        @return: a Deferred that fires when nothing moves; what waits for the end of a
-            message may do so yet.
+        @return: a Deferred that fires when nothing moves; connections that wait for the end
+            of a message may still do so.
         """
         return succeed(None) if self._running is None else self._running.wait()
 
@@ -116,7 +116,8 @@ class Migration:
         end = self._clock.seconds() + BUDGET
         try:
             while self._batches:
-                # No protocol of theirs is receiving anything then.
+                # In a turn of its own, in which none of their protocols is receiving
+                # anything.
                 yield deferLater(self._reactor, 0, lambda: None)
                 listener, transports = self._batches.popleft()
                 if self._clock.seconds() >= end:

@@ -22,8 +22,8 @@ from txtableflip.errors import ChannelError
 
 AT_ONCE = 250
 """
-How many connections are on their way at most: of these the kernel takes 253 with one
-message, and no more from a process than it may have open.
+How many connections are in flight at most: the kernel takes 253 descriptors with one
+message, and from a process no more than it may have open.
 """
 
 LONGEST = MAX_FRAME // 2
@@ -33,8 +33,8 @@ How many bytes go with one message, and so with one connection, at most.
 
 ANSWER_TIMEOUT = 5.0
 """
-How long a child may take to answer one message, in seconds: meanwhile nobody serves these
-clients.
+How long a child may take to answer one message, in seconds: meanwhile no process serves
+these clients.
 """
 
 _numbers = count(1)
@@ -78,7 +78,7 @@ class Move:
     One move, made when it begins.
 
     @ivar taken: what is the child's, when it is over.
-    @ivar home: what is this process's still; that which the child has refused, at once.
+    @ivar home: what is still this process's; what the child has refused is here at once.
     """
 
     def __init__(self, reactor: Any, say: Say, parcels: Sequence[Parcel]) -> None:
@@ -98,7 +98,7 @@ class Move:
         """
         Offer them.
 
-        @return: a Deferred that fires when it is known whose each of them is.
+        @return: a Deferred that fires when it is known which process has each of them.
         """
         self._lane.startReading()
         if self._left:
@@ -167,7 +167,7 @@ class Move:
 
 def _divide(parcels: Sequence[Parcel]) -> Iterator[list[Parcel]]:
     """
-    @return: as many as go with one message, and again.
+    @return: them in groups, each of as many as go with one message.
     """
     some: list[Parcel] = []
     size = 0

@@ -1,11 +1,11 @@
 """
-One connection between two protocols: it is taken off its transport here, and goes on
-with another protocol and on another transport, in the next process or, if it comes home,
-in this one.
+One connection between two protocols: it is taken off its transport here, and continues with
+another protocol and on another transport, in the next process or, if it comes home, in this
+one.
 
-Whoever is connected to us sees nothing of that.  So nothing here may shut a socket down
-or set an option of it, which would act on the connection itself: the transport's socket is
-detached from its descriptor, after which Twisted's own cleaning up finds nothing to close.
+The client sees nothing of that.  So nothing here may shut a socket down or set an option of
+it, which would act on the connection itself: the transport's socket is detached from its
+descriptor, after which Twisted's own cleaning up finds nothing to close.
 """
 
 from __future__ import annotations
@@ -58,14 +58,15 @@ class Moving:
 def take(transport: Any) -> Moving | Deferred[None]:
     """
     Take a connection off its transport, at once: its protocol loses it for the reason
-    L{ConnectionMigrated}.  Call this from a turn of its own, for what the protocol is just
-    receiving would be lost.
+    L{ConnectionMigrated}.  Call this from a reactor turn of its own: in any other, what the
+    protocol is receiving would be lost.
 
-    Nobody counts the connection until it goes on: see that the process lives on.
+    The connection is not counted until it continues: make sure that the process does not
+    exit before.
 
     @return: the connection; or, if its protocol is not at a boundary, a Deferred that fires
-        when to call this again, in such a turn, and fails as the protocol's does.  It
-        never may.
+        when to call this again, in such a turn, and fails as the protocol's does.  It may
+        never fire.
     @raise Stays: if it does not migrate, and is as it was.
     """
     migratable = _findMovable(transport)
@@ -118,12 +119,13 @@ def _findMovable(transport: Any) -> Any:
 
 def _detach(transport: Any, snapshot: Snapshot) -> Moving:
     transport.unregisterProducer()
-    # Before the descriptor is gone: epoll(7) would go on to report the open connection.
+    # Before the descriptor is gone: otherwise epoll(7) would continue to report the open
+    # connection.
     transport.stopReading()
     transport.stopWriting()
     unsent = _collectUnsent(transport)
     moving = Moving(socket.socket(fileno=transport.getHandle().detach()), snapshot, unsent)
-    # Without a descriptor, the reactor would look through all it has.
+    # Without a descriptor, the reactor would search through all it has.
     transport.stopReading = transport.stopWriting = lambda: None
     _lose(transport, Failure(ConnectionMigrated()))
     return moving
@@ -138,7 +140,7 @@ def _lose(transport: Any, reason: Failure) -> None:
 
 def _collectUnsent(transport: Any) -> bytes:
     """
-    @return: what is still to be given to the kernel, which nobody gives it any more.
+    @return: what was still to be written to the kernel, and is not any more.
     """
     chunks: list[bytes] = []
 
@@ -154,18 +156,19 @@ def _collectUnsent(transport: Any) -> bytes:
 
 class Held:
     """
-    A connection that is to go on here: what can fail has been done, and it has not been
-    touched.  It is another process's until L{begin} is called.
+    A connection that is to continue here: everything that can fail has been done, and the
+    connection itself has not been touched.  It is another process's until L{begin} is
+    called.
 
-    @ivar transport: on which it goes on, from then on.
+    @ivar transport: its transport, from then on.
     """
 
     transport: Any
 
     def __init__(self, moving: Moving, port: Any) -> None:
         """
-        @param port: of the reactor, on whose factory and transports the connection goes on
-            as if that had accepted it.  It may be closed.
+        @param port: of the reactor, with whose factory and transports the connection
+            continues as if that port had accepted it.  It may be closed.
         @raise Stays: if the factory does not want it.
         @raise OSError: if its client has reset it.
         @raise Exception: what the factory raises.
@@ -182,7 +185,7 @@ class Held:
 
     def connect(self) -> None:
         """
-        Have its protocol connected.
+        Connect its protocol.
         """
         port, sock = self._port, self.moving.sock
         port.sessionno += 1
@@ -195,7 +198,7 @@ class Held:
 
     def receive(self) -> None:
         """
-        Have its protocol receive what the one before has not acted upon.
+        Give its protocol what the one before has not acted upon.
         """
         unread = self.moving.snapshot.unread
         if unread and self.transport.connected and not self.transport.disconnecting:
@@ -211,8 +214,9 @@ class Held:
 
 def begin(held: Sequence[Held]) -> None:
     """
-    Go on with connections that are this process's from now on: all protocols are connected
-    before any receives what was unread, so that a room is complete when somebody speaks.
+    Continue connections that are this process's from now on: all protocols are connected
+    before any receives what was unread, so that a chat room is complete when a member
+    speaks.
     """
     for each in held:
         each.connect()

@@ -1,5 +1,5 @@
 """
-How a process goes on with connections that its parent offers.
+How a process takes over connections that its parent offers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = ProcessLogger()
 
 class Taking:
     """
-    Hears what the parent offers.
+    Receives what the parent offers.
     """
 
     _journal = Journal()
@@ -42,8 +42,8 @@ class Taking:
         """
         @param portOf: returns the reactor's port on a listener of which connections
             migrate, or C{None}.
-        @param arrived: is told the listener and the transport of each connection that goes
-            on here.
+        @param arrived: is called with the listener and the transport of each connection
+            that continues here.
         """
         self._portOf = portOf
         self._arrived = arrived
@@ -51,7 +51,7 @@ class Taking:
 
     def offered(self, offer: Offer, descriptors: Sequence[int]) -> None:
         """
-        The parent offers connections; its death ends no move that has begun.
+        The parent offers connections.  A move that has begun survives its death.
 
         @param descriptors: what has come with that, to be closed here.
         @raise ChannelError: if it cannot be what it says.
@@ -105,7 +105,7 @@ class Taking:
 
     def parentIsGone(self) -> None:
         """
-        Go on with what is held, unless the parent has taken it back before it died.
+        Continue what is held, unless the parent took it back before it died.
         """
         for number in list(self._moves):
             move = self._moves.pop(number)

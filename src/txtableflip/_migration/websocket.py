@@ -18,7 +18,7 @@ from txtableflip.interfaces import IMigratable, Snapshot
 @implementer(IMigratable)
 class WebSocketMigration:
     """
-    Leaves a connection, if the application's protocol on it is L{IMigratable}.
+    Hands over a connection, if the application's protocol on it is L{IMigratable}.
     """
 
     def __init__(self, wire: Any) -> None:
@@ -42,7 +42,7 @@ class WebSocketMigration:
         return self._wire._wsconn._proto._frame_decoder  # noqa: SLF001 - as above
 
     def _isBetweenMessages(self) -> bool:
-        # What wsproto makes of a message it hands on at once; Twisted collects it.
+        # wsproto passes on each part of a message at once; Twisted collects them.
         decoder = self._wire._wsconn._proto._message_decoder  # noqa: SLF001 - as above
         return self._frames().header is None and decoder.opcode is None
 
@@ -57,7 +57,7 @@ class WebSocketMigration:
                 if not waiting.called:
                     waiting.callback(None)
 
-        # Whoever looks for the WebSocket finds it by that method.
+        # The WebSocket is looked up by the object of that method.
         channel.dataReceived = MethodType(dataReceived, self._wire)
         return waiting
 
