@@ -2,10 +2,10 @@
 What all generations of a service have counted, together.
 
 The numbers lie in a file in memory (memfd_create(2)), which goes from generation to
-generation: so they never go back, not at a switch or a roll-back, nor when a process is
-killed, and what drains counts where its successor looks.  Each process counts in a row
-of its own, which it has locked (fcntl(2)): the kernel unlocks that of one that has
-ended, and a later one goes on there.  A total is the sum over all rows.
+generation: so they never decrease, whether by a switch, a rollback or a killed process, and
+a process that drains counts where its successor looks.  Each process counts in a row of its
+own, which it has locked (fcntl(2)): the kernel unlocks that of one that has ended, and a
+later one goes on there.  A total is the sum over all rows.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from txtableflip._sockets.inventory import Descriptor, HasDescriptor, Inventory
 
 KIND = "counters"
 """
-The kind of the entry of that file.  It is none of the inventory's, which passes it on as
-what only others know; so does a release that has no counters.
+The kind of the entry of that file.  The inventory does not know it, and passes it on as it
+does any unknown kind; so does a release that has no counters.
 """
 
 NAMES = (
@@ -70,8 +70,8 @@ class Counters:
 
     def begin(self) -> None:
         """
-        Go on with what the others have counted.  Not earlier: a process that becomes a
-        daemon has no locks any more.
+        Continue what the others have counted.  Not earlier: a process that becomes a daemon
+        loses its locks.
         """
         if self._all is not self._row:
             return
@@ -91,7 +91,7 @@ class Counters:
 
     def end(self) -> None:
         """
-        Hear nothing any more, and leave the row to others.
+        Stop listening, and leave the row to others.
         """
         with suppress(ValueError):
             Journal.listeners.remove(self.hear)
@@ -132,7 +132,7 @@ class Counters:
 
 def _inherited(inventory: Inventory) -> HasDescriptor | None:
     """
-    @raise ValueError: if what was inherited as the file is not as long.
+    @raise ValueError: if the file that was inherited has another length.
     """
     for entry, handle in inventory.passedOn:
         if entry["key"]["kind"] == KIND:
@@ -146,7 +146,7 @@ def _inherited(inventory: Inventory) -> HasDescriptor | None:
 def _make(inventory: Inventory) -> HasDescriptor:
     """
     @raise AttributeError: where there are no files in memory.
-    @raise OSError: if it cannot be had.
+    @raise OSError: if that fails.
     """
     file = Descriptor(os.memfd_create("txtableflip-counters"))
     os.ftruncate(file.fileno(), _SIZE)
@@ -157,10 +157,10 @@ def _make(inventory: Inventory) -> HasDescriptor:
 
 def _reopen(file: HasDescriptor) -> Descriptor:
     """
-    @return: the file by an open file description of its own.  A lock that is the process's
-        would end when that closes any descriptor of the file, such as the copy that waits
+    @return: the file by an open file description of its own.  A lock of the process would
+        be released when it closes any descriptor of the file, such as the copy that waits
         for the service manager.
-    @raise OSError: if it cannot be had.
+    @raise OSError: if that fails.
     """
     own = Descriptor(os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDWR | os.O_CLOEXEC))
     keepFromForks(own)
@@ -169,8 +169,8 @@ def _reopen(file: HasDescriptor) -> Descriptor:
 
 def _lockRow(file: HasDescriptor) -> int:
     """
-    @return: the number of the first row that nobody counts in; the last one is shared by
-        all who are too many.
+    @return: the number of the first row that no process counts in; the last one is shared
+        by all that find none.
     """
     for row in range(_ROWS - 1):
         place = (os.SEEK_SET, 8 * _CELLS * row, 8 * _CELLS)

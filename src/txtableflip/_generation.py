@@ -1,6 +1,6 @@
 """
-This process, as one of its chain: everything that the rules of the L{lifecycle
-<txtableflip._lifecycle>} can have done, carried out (L{txtableflip._steps.Steps}).
+This process, as one of its chain: carries out everything that the rules of the L{lifecycle
+<txtableflip._lifecycle>} can ask for (L{txtableflip._steps.Steps}).
 """
 
 from __future__ import annotations
@@ -46,18 +46,17 @@ from txtableflip.interfaces import Reactor
 
 MAX_GENERATIONS = 4
 """
-How many generations may live if nothing else is said.
+How many generations may run by default.
 """
 
 STOP_TIMEOUT = 10.0
 """
-How long a process may take to end when its connections have, in seconds.
+How long a process may take to exit once its connections have ended, in seconds.
 """
 
 PID_FILE_INTERVAL = 1.0
 """
-How long to wait until a pid file that could not be written is tried again, in
-seconds.
+How long to wait before a pid file that could not be written is tried again, in seconds.
 """
 
 _log = ProcessLogger()
@@ -69,19 +68,19 @@ class Generation(Relatives, Leaving):
     L{txtableflip._steps.Steps}.
 
     @ivar command: says how a child is to be started.
-    @ivar upgradeTimeout: how long a child may take until it is ready, in seconds.
+    @ivar upgradeTimeout: how long a child may take to become ready, in seconds.
     @ivar number: which one it is in the chain, counted from 1.
     @ivar service: what runs the upgrades of this process, if something does.
-    @ivar maxGenerations: how many may live when this one serves for good, this one
-        included: the oldest are ended.
-    @ivar olderAreGone: that nobody is left who was there before; as far as is known,
-        where the parent has handed on nobody.
-    @ivar isReplaced: whether a child has taken over for good.
-    @ivar ownInodes: those of sockets that are of this process only, and to be.
+    @ivar maxGenerations: how many may run when this one serves permanently, this one
+        included: the oldest are terminated.
+    @ivar olderAreGone: that no older process is left; where the parent has handed on none,
+        that the parent has exited.
+    @ivar isReplaced: whether a child has taken over permanently.
+    @ivar ownInodes: those of sockets that belong to this process only, as they should.
     @ivar manifest: what the parent has handed over.
     @ivar counters: what this process and all before it have counted.
     @ivar finalSince: when it became final that no parent rolls back, in seconds since the
-        epoch; C{None} until then.
+        epoch; C{None} before that.
     """
 
     def __init__(
@@ -139,14 +138,14 @@ class Generation(Relatives, Leaving):
     @property
     def olderPids(self) -> list[int]:
         """
-        Who was there before this process, and lives: the oldest first.
+        The older processes that still run, the oldest first.
         """
         return self._older.pids
 
     @property
     def stored(self) -> Sequence[str]:
         """
-        What a parent that has died before this process was started has stored, by name.
+        The names of what was stored by a parent that died before this process was started.
         """
         return self._parent.stored
 
@@ -187,7 +186,7 @@ class Generation(Relatives, Leaving):
 
     def letGoOfAll(self) -> None:
         """
-        Nobody is served here any more: close what listens, and be named by no file, so
+        This process serves no more clients: close what listens, and remove the pid file, so
         that the service can be started again.
         """
         self.ports.forgetAll()
@@ -269,7 +268,8 @@ class Generation(Relatives, Leaving):
     def letGo(self) -> None:
         self.isReplaced = True
         self.ports.letGo()
-        # Whoever drains still is not to think that nobody serves when this one ends.
+        # An older process that still drains must not take the end of this one for the end
+        # of the service.
         self._parent.sayGoodbye()
         if self.child.can(MIGRATION):
             self.migration.begin(self._child.offer)
@@ -299,9 +299,9 @@ class Exit:
     @inlineCallbacks
     def finish(self, timeout: float, stopTimeout: float) -> Any:
         """
-        Drain, and be sure that this process ends after that.
+        Drain, and make sure that this process exits after that.
 
-        @param stopTimeout: how long it may take, in seconds: it is ended then.
+        @param stopTimeout: how long that may take, in seconds: after that it is killed.
         @return: a Deferred that fires with how many connections were aborted.
         """
         self._stopTimeout = stopTimeout
@@ -321,9 +321,10 @@ class Exit:
         ours = self._generation
         if not ours.isReplaced:
             if ours.finalSince is not None:
-                # Whom nobody has accepted is reset when the last one closes the socket.
+                # Connections that no process has accepted are reset when the last one
+                # closes the socket.
                 yield acceptQueued(self._reactor, ours.ports, timeout)
-            # Clients should learn at once that nobody accepts.
+            # Clients should learn at once that no process accepts.
             yield ours.ports.stop()
             ours.letGoOfAll()
             ours.connections.stays = None
@@ -335,19 +336,19 @@ class Exit:
 
     def endIn(self, seconds: float) -> None:
         """
-        Be sure that this process has ended in some time: see L{Watchdog.endIn}.
+        Make sure that this process has exited after some time: see L{Watchdog.endIn}.
         """
         self._watchdog.endIn(seconds)
 
     def shutDown(self, stop: Callable[[], Deferred[None]]) -> Deferred[None]:
         """
-        The reactor does.
+        The reactor shuts down.
 
         @param stop: refuses upgrades, and waits for a child that does not serve.
         """
         self.isShuttingDown = True
         if self._stopTimeout is not None:
-            # Also if somebody has had enough of draining.
+            # Also if the operator does not want to wait for the drain.
             self._shutdown.watch()
             self.endIn(self._stopTimeout)
         return stop().addCallback(lambda ignored: self._generation.sayGoodbye())
@@ -355,7 +356,7 @@ class Exit:
 
 def _tellChanges(inventory: Inventory, known: set[int], *, isFirst: bool) -> None:
     """
-    Log what is inherited otherwise than before, and what never will be.
+    Log what is inherited differently than before, and what never will be inherited.
 
     @param known: the inodes of what is inherited, or is not the application's.
     """

@@ -1,8 +1,8 @@
 """
-What happened to this process, as frozen events, and who listens.
+What happened to this process, as frozen events, and what listens to them.
 
-Whoever wants to know what happens listens here: the log, which is the first to
-hear, and the torture kit.  Nobody replaces functions for it.
+Any code that has to know what happens listens here: the log, which is called first, and the
+torture kit.  No functions are replaced for that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Event:
 @dataclass(frozen=True)
 class Requested(Event):
     """
-    An upgrade was asked for.
+    An upgrade was requested.
 
     @ivar isDeferred: whether it has to wait until this process may start it.
     """
@@ -110,9 +110,9 @@ class Serving(Event):
 @dataclass(frozen=True)
 class Failed(Event):
     """
-    An upgrade failed: this process serves on, or stops.
+    An upgrade failed: this process continues to serve, or stops.
 
-    @ivar reason: why, with the last words of the child.
+    @ivar reason: why, with the last output of the child.
     @ivar outcome: C{"failed"}, C{"rolledBack"}, or C{"stopped"}.
     """
 
@@ -130,14 +130,14 @@ class ToldToStop(Event):
 @dataclass(frozen=True)
 class Rehearsing(Event):
     """
-    The upgrade that was asked for is to go as far as may be undone without a trace.
+    The requested upgrade goes only as far as it can be undone without a trace.
     """
 
 
 @dataclass(frozen=True)
 class Rehearsed(Event):
     """
-    A child was ready, and has been sent away, as it was to be.
+    A child was ready, and has exited when told to, as it should.
 
     @ivar child: its process id.
     """
@@ -148,9 +148,9 @@ class Rehearsed(Event):
 @dataclass(frozen=True)
 class RehearsalFailed(Event):
     """
-    A child that was to be sent away was not ready.
+    The child of a rehearsal was not ready.
 
-    @ivar reason: why, with its last words.
+    @ivar reason: why, with its last output.
     """
 
     reason: str
@@ -190,11 +190,11 @@ class SuccessorExited(Event):
 @dataclass(frozen=True)
 class Draining(Event):
     """
-    The open connections are let finish.
+    The open connections begin to drain.
 
     @ivar connections: how many there are.
     @ivar seconds: how long they have.
-    @ivar isReplaced: whether a child serves, for good or on probation.
+    @ivar isReplaced: whether a child serves, permanently or on probation.
     """
 
     connections: int
@@ -205,7 +205,7 @@ class Draining(Event):
 @dataclass(frozen=True)
 class DrainCancelled(Event):
     """
-    This process serves again, and so it does the connections that were to finish.
+    This process serves again, and so continue the connections that were to finish.
 
     @ivar connections: how many there are.
     @ivar told: how many of them end all the same, as their clients have been told.
@@ -235,10 +235,10 @@ class Drained(Event):
 @dataclass(frozen=True)
 class Migrated(Event):
     """
-    Connections of this process were to go on in its child.
+    Connections of this process were to continue in its child.
 
     @ivar connections: how many do.
-    @ivar home: how many were offered, and go on here.
+    @ivar home: how many were offered, and continue here.
     @ivar stayed: how many could not be offered.
     @ivar why: of both, in words, for the end of a line.
     """
@@ -252,7 +252,7 @@ class Migrated(Event):
 @dataclass(frozen=True)
 class ComingHome(Event):
     """
-    Connections that were offered are about to go on here.
+    Connections that were offered are about to continue here.
 
     @ivar connections: how many.
     """
@@ -263,7 +263,7 @@ class ComingHome(Event):
 @dataclass(frozen=True)
 class TakenOver(Event):
     """
-    Connections of the parent go on here.
+    Connections of the parent continue here.
 
     @ivar connections: how many.
     @ivar refused: how many of those that were offered do not.
@@ -276,7 +276,7 @@ class TakenOver(Event):
 @dataclass(frozen=True)
 class Left(Event):
     """
-    This process has tidied up, and ends.
+    This process has tidied up, and exits.
     """
 
 
@@ -286,7 +286,7 @@ class Saying(Event):
     A message is about to be sent.
 
     @ivar message: its name.
-    @ivar peer: to whom.
+    @ivar peer: the other process.
     @ivar peerPid: the process id of that one, if it is known.
     """
 
@@ -324,8 +324,8 @@ class HearingTheEnd(Event):
 
 class ProcessLogger(Logger):
     """
-    Twisted's logger, but that each line says which process wrote it: two of them
-    write to the same log.
+    Twisted's logger, except that each line says which process wrote it: two of them write
+    to the same log.
 
     @cvar generation: which one this process is in its chain, as soon as that is
         known.
@@ -438,17 +438,17 @@ def logEvent(event: Event) -> None:
 
 class Journal:
     """
-    Tells everybody who listens what happens, at once and in order.
+    Tells all listeners what happens, at once and in order.
 
-    @cvar listeners: who hears of everything that happens in this process.
+    @cvar listeners: are called with everything that happens in this process.
     """
 
     listeners: ClassVar[list[Callable[[Event], object]]] = [logEvent]
 
     def tell(self, kind: type[Event], **more: Any) -> None:
         """
-        Something has happened.  A listener that raises keeps nobody from hearing
-        of it.
+        Something has happened.  A listener that raises does not keep the others from
+        hearing of it.
 
         @param more: the fields of C{kind}, besides the ones that any event has.
         """

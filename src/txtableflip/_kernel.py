@@ -1,7 +1,7 @@
 """
 What the kernel says of other processes.
 
-Of the standard library only: the C{tableflip} command does not wait for Twisted.
+Uses the standard library only: the C{tableflip} command does not wait for Twisted.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Where these are among the words behind a process's name (proc_pid_stat(5)).
 
 def peerOf(sock: socket.socket) -> tuple[int, int]:
     """
-    @return: the process and the user at the other end: who made it, or of a socket that
-        listens, who began to listen (C{SO_PEERCRED} of unix(7)); or where the kernel does
-        not say, who started this process.
+    @return: the process and the user at the other end: those that made it, or for a
+        listening socket, that began to listen (C{SO_PEERCRED} of unix(7)); where the kernel
+        does not say, those that started this process.
     """
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
@@ -33,8 +33,8 @@ def peerOf(sock: socket.socket) -> tuple[int, int]:
 
 def isZombie(pid: int) -> bool:
     """
-    @return: whether a process has ended, and nobody has waited for it.
-    @raise OSError: if there is no such process, or it cannot be told.
+    @return: whether a process has ended, and has not been waited for.
+    @raise OSError: if there is no such process, or that cannot be read.
     """
     return stateOf(pid)[0] in "ZX"
 
@@ -42,7 +42,7 @@ def isZombie(pid: int) -> bool:
 def stateOf(pid: int) -> tuple[str, int]:
     """
     @return: the state of a process, as a letter, and the process id of its parent.
-    @raise OSError: if there is no such process, or it cannot be told.
+    @raise OSError: if there is no such process, or that cannot be read.
     """
     words = _statOf(pid)
     return words[_STATE], int(words[_PARENT])
@@ -50,8 +50,8 @@ def stateOf(pid: int) -> tuple[str, int]:
 
 def startedAt(pid: int) -> int:
     """
-    @return: when a process began, in ticks since the machine did.
-    @raise OSError: if there is no such process, or it cannot be told.
+    @return: when a process began, in ticks since the machine was booted.
+    @raise OSError: if there is no such process, or that cannot be read.
     """
     return int(_statOf(pid)[_STARTED])
 

@@ -16,8 +16,8 @@ _log = ProcessLogger()
 
 def loadKnown(modules: Mapping[str, set[str]], message: str) -> list[Any]:
     """
-    Load what is known of those libraries that this process has loaded: before it
-    serves, for when it exits, another release may be where its own was.
+    Load our modules for the libraries that this process has loaded.  That is done before it
+    serves: when it exits, another release's files may be where its own were.
 
     @param modules: which of our modules knows which libraries.
     @param message: what to log if one cannot be loaded, with its C{libraries} and its C{name}.

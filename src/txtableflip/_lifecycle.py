@@ -8,18 +8,18 @@ A process has a parent (unless it is the first of its chain) and, while an upgra
 runs, a child.  Both conversations share one rule: B{exactly one of the two processes
 accepts connections}.  The parent accepts until it has heard that the child is ready;
 then it parks its ports, and only then sends Commit; the child accepts only after
-that.  In between nobody accepts, and clients wait in the kernel's queue, which belongs
-to the socket and not to a process.
+that.  In between neither accepts, and clients wait in the kernel's queue, which belongs to
+the socket and not to a process.
 
 That can be undone until the parent says that it is B{final}.  While the child is on
 probation, the parent watches, keeps its parked sockets, and may roll back: the child
-parks, says Ready as it did before, and stands by; or it is killed.  B{Who may take
-back decides}: decisions travel down (Commit, Withdraw, Confirm, Abort), and wishes
+parks, says Ready as it did before, and stands by; or it is killed.  B{The process that may
+take back decides}: decisions travel down (Commit, Withdraw, Confirm, Abort), and wishes
 travel up under the same names.  What cannot be undone is done when it is final.
 
 Any process may die at any moment, and the other one learns it as the end of the
-channel between them.  So each wait has two ends: the answer, or the death of who
-should give it::
+channel between them.  So each wait has two ends: the answer, or the death of the process
+that should give it::
 
     the parent waits for     answer    death of the child
       Ready                  park      it never stopped serving: nothing to do
@@ -36,9 +36,9 @@ That is symmetrical but for one case: a child which the parent has given up (C{A
 must not take the parent's death for a reason to serve.  So a child is either told, or
 killed, before the parent serves again.
 
-A process that falls silent without dying is made to die: deadlines live where the
-waiting is done (L{txtableflip._handover}), and arrive here as the same inputs as a
-death does; what has come meanwhile is heard first.
+A process that falls silent without dying is made to exit: deadlines live where the waiting
+is done (L{txtableflip._handover}), and arrive here as the same inputs as a death does; what
+has come meanwhile is read first.
 
 How this file is read
 =====================
@@ -149,7 +149,7 @@ class Lifecycle(Protocol):
 
     def confirm(self) -> None:
         """
-        It is to be final.
+        The switch is to be final.
         """
 
     def stop(self) -> None:
@@ -161,7 +161,7 @@ class Lifecycle(Protocol):
 
     def parentCommitted(self) -> None:
         """
-        The parent has stopped accepting, for this process to go on.
+        The parent has stopped accepting, so that this process can begin.
         """
 
     def parentWithdrew(self) -> None:
@@ -176,7 +176,7 @@ class Lifecycle(Protocol):
 
     def parentAborted(self, error: Exception) -> None:
         """
-        The parent serves on, or both are to stop: this process must exit.
+        The parent continues to serve, or both are to stop: this process must exit.
         """
 
     def parentExited(self) -> None:
@@ -191,14 +191,14 @@ class Lifecycle(Protocol):
 
     def told(self) -> None:
         """
-        The other process was asked for a newer version still.
+        The other process was asked for a still newer version.
         """
 
     # -- the child
 
     def childReady(self, error: Exception | None = None) -> None:
         """
-        The child accepts nothing, and could.
+        The child accepts nothing, but could.
 
         @param error: why it has been withdrawn, if it has.
         """
@@ -210,13 +210,13 @@ class Lifecycle(Protocol):
 
     def childStopping(self) -> None:
         """
-        The child was told to stop, for both.
+        The child was told to stop, for both processes.
         """
 
     def childFailed(self, error: Exception) -> None:
         """
-        The child accepts nothing, and never will: it has exited, or has said so,
-        or was not there ever.
+        The child accepts nothing, and never will: it has exited, or has said so, or never
+        existed.
         """
 
     # -- a step has failed
@@ -233,7 +233,7 @@ class Lifecycle(Protocol):
 
     def fail(self, error: Exception) -> None:
         """
-        This process cannot serve, and nobody stands by.
+        This process cannot serve, and no child stands by.
         """
 
 
@@ -274,8 +274,8 @@ _DEFERRED = {
     "Withdrawing": [tellChildToRedeploy],
 }
 """
-Where a redeploy has to wait, and whom it is told: so both know of it, and whichever
-goes on does it.
+Where a redeploy has to wait, and which process is told of it: so both know, and the one
+that continues does it.
 """
 
 TABLE: dict[str, Rows] = {
@@ -349,14 +349,14 @@ TABLE: dict[str, Rows] = {
         "rollback": ("Upgrading", [endChild]),
         "stop": ("EndingChild", _END),
     },
-    # Nobody accepts, for the child to begin.
+    # Neither accepts, so that the child can begin.
     "Committing": {
         "childServing": ("Watching", [watchChild, beginDrain]),
         "childFailed": ("Serving", _BACK),
         "rollback": ("Withdrawing", [withdrawChild]),
         "stop": ("EndingChild", _END),
     },
-    # The child accepts, and this process may roll back; it drains already.
+    # The child accepts, and this process may roll back, but drains already.
     "Watching": {
         "confirm": ("Replaced", [confirmChild, letGo, tellDone, tellExiting]),
         "childFailed": ("Serving", _BACK),
@@ -364,7 +364,7 @@ TABLE: dict[str, Rows] = {
         "rollback": ("Withdrawing", [withdrawChild]),
         "stop": ("EndingChild", _END),
     },
-    # Nobody accepts, for this process to begin again.
+    # Neither accepts, so that this process can begin again.
     "Withdrawing": {
         "childReady": ("Serving", _HAND_BACK),
         "childFailed": ("Serving", _BACK),
@@ -419,7 +419,7 @@ INPUTS = tuple(name for name in vars(Lifecycle) if not name.startswith("_"))
 
 class _Machine:
     """
-    Follows L{TABLE}.  What is said while steps are done is heard after them.
+    Follows L{TABLE}.  Inputs that come while steps are done are followed after them.
     """
 
     def __init__(self, core: Core) -> None:

@@ -1,5 +1,5 @@
 """
-What is waited for: by any number of callers, or for so long.
+What can be waited for: an event, by any number of callers, and time.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from txtableflip.interfaces import Reactor
 _TURNS = 2
 """
 How many turns of the reactor come between the end of a time and what is done then:
-what has come meanwhile is heard first, for it may be this process that has been
-asleep.  In one turn a transport reads what was said, in the next that it was the end.
+what has come meanwhile is read first, for it may be this process that was suspended.  In
+one turn a transport reads data, in the next the end of file.
 """
 
 
@@ -80,9 +80,9 @@ class OneShot:
 
 class SteadyClock:
     """
-    The time of a reactor, as far as steps of the wall clock go, by which Twisted's own
+    The time of a reactor, without the steps of the wall clock, by which Twisted's own
     reactors reckon: when that is set forward, nothing is over early.  When it is set back,
-    all that a reactor waits for comes late, and this no less.
+    all that a reactor waits for comes late, and so does this.
     """
 
     def __init__(self, reactor: Reactor) -> None:
@@ -151,8 +151,7 @@ class Deadline:
 
     def after(self, seconds: float, do: Callable[..., object], *arguments: object) -> None:
         """
-        Have something done when the time is over; what was to be done before that
-        is not done any more.
+        Do something when the time is over, instead of what was to be done before.
         """
         self.stop()
         self._call = self._reactor.callLater(seconds, self._late, _TURNS, do, *arguments)

@@ -1,5 +1,5 @@
 """
-Everybody who was there before this process, and lives.
+The older processes that still run.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from txtableflip.interfaces import Reactor
 
 KIND = "generation"
 """
-The kind of the entry of a process, whose descriptor is a pidfd (pidfd_open(2)).  It is
-none of the inventory's, which passes it on as what only others know.
+The kind of the entry of a process, whose descriptor is a pidfd (pidfd_open(2)).  The
+inventory does not know it, and passes it on as it does any unknown kind.
 """
 
 TERM_INTERVAL = 1.0
 """
-How long a generation too many has between one SIGTERM and the next, in seconds.
+How long a surplus generation has between one SIGTERM and the next, in seconds.
 """
 
 _SIGNALS = (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)
 """
-The first has no effect on a process that drains; the second has it end at once.
+The first has no effect on a process that drains; the second makes it exit at once.
 """
 
 _log = ProcessLogger()
@@ -39,11 +39,11 @@ _log = ProcessLogger()
 
 class Older:
     """
-    The generations before this one, which drain: each hands to the next what those
-    before it are known by, and itself, so that nobody needs to wait for another, and
-    one that is killed breaks no chain.
+    The generations before this one, which drain: each hands the pidfds of those before it,
+    and its own, to the next, so that none needs to wait for another, and one that is killed
+    does not break the chain.
 
-    @ivar areGone: that nobody of them is left.
+    @ivar areGone: that none of them is left.
     @ivar areKnown: whether any were handed to this process.
     """
 
@@ -74,8 +74,8 @@ class Older:
 
     def include(self, generation: int) -> None:
         """
-        Have the next generation know this one, too.  Not earlier: a process that
-        becomes a daemon is another one by then.
+        Let the next generation know this one, too.  Not earlier: a process that becomes a
+        daemon is another one by then.
         """
         if not self._isIncluded:
             self._isIncluded = True
@@ -83,8 +83,8 @@ class Older:
 
     def includeFailed(self, generation: int, pid: int) -> None:
         """
-        Have the next generation know a child that has not replaced this process, and
-        may have connections to finish.
+        Let the next generation know a child that has not replaced this process, and may
+        have connections to finish.
         """
         passedOn = self._handOn(generation, pid)
         if passedOn is not None:
@@ -101,7 +101,7 @@ class Older:
 
     def limit(self, count: int) -> None:
         """
-        Let no more than so many live, this one included: the oldest are ended.
+        Let no more than so many run, this one included: the oldest are terminated.
         """
         for each in self._left[: max(0, len(self._left) + 1 - count)]:
             _log.warn(
@@ -132,7 +132,7 @@ class Older:
 
 class _Watched(FileDescriptor):
     """
-    A process, whose pidfd can be read when it has ended.
+    A process, whose pidfd is readable once it has ended.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class _Watched(FileDescriptor):
 
     def signal(self, number: int) -> None:
         """
-        Send a signal, if that may be.
+        Send a signal, if that is permitted.
         """
         with suppress(OSError):
             signal.pidfd_send_signal(self.fileno(), number)

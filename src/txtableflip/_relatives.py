@@ -1,5 +1,5 @@
 """
-The parent and the child of this process: what the rules can have said to them.
+The parent and the child of this process: what the rules can tell them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from txtableflip.interfaces import Reactor
 
 class Relatives:
     """
-    That part of L{txtableflip._steps.Steps} which is conversation.
+    The part of L{txtableflip._steps.Steps} that is conversation.
 
     @ivar child: the last one that was started.
     @ivar signals: the numbers of the signals that must not kill a child which
@@ -64,16 +64,16 @@ class Relatives:
 
     def sayGoodbye(self) -> None:
         """
-        This process ends in good order: those who know of it are not to think that it
-        has crashed, or that it has gone before it has.
+        This process exits in good order: its parent and its child must not think that it
+        has crashed, or that it has exited before it has.
         """
         self._parent.sayGoodbye()
         self.child.keepChannelUntilExit()
 
     def hurry(self) -> None:
         """
-        Have it decided now whether the child serves for good: C{confirm} follows, if
-        it lives, and its last answer was good.
+        Decide now whether the child serves permanently: C{confirm} follows, if it runs, and
+        its last answer was good.
         """
         self._child.probation.timeIsOver()
 
@@ -87,13 +87,13 @@ class Relatives:
     @property
     def parentPid(self) -> int | None:
         """
-        The parent, if it is there still.
+        The parent, if it still runs.
         """
         return self._parent.livingPid
 
     def whenParentIsGone(self) -> Deferred[None]:
         """
-        @return: a Deferred that fires when there is no parent, or not any more.
+        @return: a Deferred that fires when there is no parent, or it has exited.
         """
         return self._parent.isGone.wait()
 

@@ -1,10 +1,10 @@
 """
-What the rules of the L{lifecycle <txtableflip._lifecycle>} can have done, and what
-follows if that cannot be done.
+What the rules of the L{lifecycle <txtableflip._lifecycle>} can ask for, and what follows if
+it fails.
 
 L{Steps} is the world, as far as the rules can reach.  Each L{Step} says what follows
-if it raises: the transition has been made by then, so that is an input as any other,
-or another step.  L{Core.follow} is the only way to the world.
+if it raises: the transition has been made by then, so that is an input like any other, or
+another step.  L{Core.follow} is the only way to the world.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Order:
     """
     What the caller of an upgrade wants of it, this once.
 
-    @ivar dryRun: whether the child is sent away when it is ready.
+    @ivar dryRun: whether the child is told to exit when it is ready.
     @ivar expect: the directory in which the child is to run, if that matters.
     @ivar drainTimeout: how long all connections have to finish, in seconds, if not as
         long as usual.
@@ -54,7 +54,7 @@ class Account:
     @ivar outcome: C{"running"}, C{"done"}, C{"failed"}, C{"rolledBack"} or C{"stopped"}.
     @ivar isRehearsal: whether it was to change nothing.
     @ivar ended: when, if it has.
-    @ivar reason: why it ended otherwise than it was to.
+    @ivar reason: why it did not end as it should.
     """
 
     began: float
@@ -66,7 +66,7 @@ class Account:
 
 class Steps(Protocol):
     """
-    Everything that the rules can have done to the world.
+    Everything that the rules can do to the world.
     """
 
     # -- accepting
@@ -78,7 +78,7 @@ class Steps(Protocol):
 
     def accept(self) -> None:
         """
-        Begin to accept, or go on with it, and nothing else: clients wait.
+        Begin or continue to accept, and do nothing else: clients wait.
         """
 
     def park(self) -> None:
@@ -93,7 +93,7 @@ class Steps(Protocol):
 
     def insistOnPidFile(self) -> None:
         """
-        The same, and if that cannot be done now, again until it can.
+        The same, and if that fails, try again until it succeeds.
         """
 
     def beginDrain(self) -> None:
@@ -103,14 +103,15 @@ class Steps(Protocol):
 
     def cancelDrain(self) -> None:
         """
-        Serve them on after all, if that has begun: the child does not.
+        Continue to serve them after all, if that has begun: the child does not serve.
         """
 
     # -- what cannot be undone
 
     def finalise(self) -> None:
         """
-        Make of what was inherited what this release wants, and end what it does not.
+        Turn what was inherited into what this release wants, and close what it does not
+        want.
         """
 
     def letGo(self) -> None:
@@ -158,24 +159,24 @@ class Steps(Protocol):
 
     def killChild(self, why: Exception | None) -> None:
         """
-        End the child at once; C{childFailed} follows.
+        Kill the child; C{childFailed} follows.
         """
 
     def dismissChild(self) -> None:
         """
-        Have a child that stands by leave when it has finished.  Nothing follows.
+        Let a child that stands by exit when it has finished.  Nothing follows.
         """
 
     def tellChildToRedeploy(self) -> None:
         """
-        Tell the child that somebody wants a newer version still.
+        Tell the child that a still newer version is wanted.
         """
 
     # -- the parent
 
     def sayReady(self) -> None:
         """
-        Tell the parent that this process accepts nothing, and could.
+        Tell the parent that this process accepts nothing, but could.
         """
 
     def sayServing(self) -> None:
@@ -205,19 +206,19 @@ class Steps(Protocol):
 
     def tellParentToRedeploy(self) -> None:
         """
-        Tell the parent that somebody wants a newer version still.
+        Tell the parent that a still newer version is wanted.
         """
 
     def killParent(self) -> None:
         """
-        End a parent that says nothing any more; C{parentExited} follows.
+        Kill a parent that no longer answers; C{parentExited} follows.
         """
 
     # -- the end
 
     def exitWithFailure(self) -> None:
         """
-        Have this process exit with a status that says that it has failed.
+        Make this process exit with a status that says that it has failed.
         """
 
     def die(self) -> None:
@@ -232,9 +233,9 @@ class Step:
     What is to be done.
 
     @ivar do: does it, with what came with the input.
-    @ivar failed: what follows if that raises: the name of an input, which gets the
-        error, and what was to be done after it is not done any more; or another
-        step in its place.  If there is none, it is in the log, and the rest goes on.
+    @ivar failed: what follows if that raises: the name of an input, which gets the error,
+        or another step instead; the steps after this one are not done then.  If there is
+        none, the error is logged, and they are.
     """
 
     do: Callable[[Core, Any], object]
@@ -256,15 +257,15 @@ class Core:
     @ivar since: when that began, in seconds since the epoch.
     @ivar servingSince: when this process first served, if it has.
     @ivar isReady: that this process serves, or never will.
-    @ivar isFinal: that it serves, and nobody can take that back.
+    @ivar isFinal: that it serves, and no parent can roll that back.
     @ivar isExiting: that it has been replaced, or was told to stop.
     @ivar wanted: whether a redeploy is to follow as soon as one may.
     @ivar result: what the caller of the running upgrade waits for.
     @ivar order: what the upgrade that began last is to be.
-    @ivar nextOrder: the same of the one that is just being asked for.
+    @ivar nextOrder: the same of the one that is being requested.
     @ivar lastUpgrade: how that went, or goes, if there was one.
-    @ivar isOver: that it is; it fails as that did.
-    @ivar obstacle: why this process cannot be upgraded ever, if so.
+    @ivar isOver: that it is over; fails as the upgrade did.
+    @ivar obstacle: why this process can never be upgraded, if so.
     @ivar rules: L{txtableflip._lifecycle.Lifecycle}, for the inputs that follow
         from steps.
     """
@@ -297,7 +298,7 @@ class Core:
 
     def follow(self, steps: Sequence[Step], said: object) -> None:
         """
-        Have steps done, one after the other, up to one that cannot be.
+        Do steps, one after the other, up to one that fails.
 
         @param said: what came with the input.
         """
@@ -316,7 +317,7 @@ class Core:
 
     def end(self, error: UpgradeError | None) -> None:
         """
-        The upgrade is over: tell who waits, and the journal.
+        The upgrade is over: notify the caller that waits, and the journal.
         """
         result, self.result = self.result, None
         self._account(error)
@@ -353,7 +354,7 @@ class Core:
         """
         An upgrade begins, which may be the one that was remembered.
         """
-        # A rehearsal is not what who wanted a new version has asked for.
+        # A rehearsal does not meet a request for a new version.
         self.wanted = self.wanted and self.nextOrder.dryRun
         self.result = result
         self.order, self.nextOrder = self.nextOrder, Order()
@@ -383,14 +384,14 @@ class Core:
 
     def refuse(self, why: str) -> None:
         """
-        A redeploy cannot be.
+        A redeploy is not possible.
         """
         self.wanted = False
         self._log.error("upgrade refused: {why}", why=why)
 
     def obstruct(self, error: Exception) -> None:
         """
-        This process serves, and cannot be upgraded ever.
+        This process serves, and can never be upgraded.
         """
         self.obstacle = f"this process cannot be upgraded: {error}"
         if self.wanted:
@@ -399,7 +400,7 @@ class Core:
 
     def leave(self, why: object) -> None:
         """
-        This process is not to serve (any longer): whoever still waits is told.
+        This process is not to serve (any longer): notify the callers that still wait.
         """
         error = why if isinstance(why, Exception) else Stopping("this process was told to stop")
         if self.result is not None:
@@ -464,14 +465,14 @@ _STOPS_BOTH = "this process was told to stop, and terminates its successor"
 
 def note(kind: type[_journal.Event]) -> Step:
     """
-    @return: the step that has an event, which says nothing else, in the journal.
+    @return: the step that adds an event without fields of its own to the journal.
     """
     return Step(lambda core, said: core.journal.tell(kind))
 
 
 def refuseWith(cls: type[Refusal], why: str) -> Step:
     """
-    @return: the step that tells the caller of an upgrade at once.
+    @return: the step that refuses the caller of an upgrade at once.
     """
     return Step(lambda core, result: result.errback(cls(core.obstacle or why)))
 

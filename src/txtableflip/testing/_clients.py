@@ -27,8 +27,8 @@ How many requests are sent over a connection that is kept.
 
 LASTING = 2
 """
-How many upgrades a lasting connection outlives: fewer than have the oldest generation
-ended as one too many.
+How many upgrades a lasting connection outlives: fewer than would make the oldest generation
+a surplus one, which is terminated.
 """
 
 BETWEEN_REQUESTS = 0.005
@@ -225,8 +225,8 @@ class Client:
 
     def raw(self) -> None:
         """
-        A connection on which nothing is said for a while, and which is reset
-        after the answer.
+        A connection on which nothing is sent for a while, and which is reset after the
+        answer.
         """
 
         def ask() -> None:
@@ -240,7 +240,7 @@ class Client:
 
     def lasting(self, kept: deque[socket.socket]) -> None:
         """
-        A connection that stays open, on which nothing is said after the first answer.
+        A connection that stays open, on which nothing is sent after the first answer.
 
         @param kept: what it is added to.
         """
@@ -303,7 +303,7 @@ class Lasting:
 
     def another(self) -> None:
         """
-        Connect, and let go whoever connected L{LASTING} connections ago.
+        Connect, and close the connection that was made L{LASTING} connections ago.
         """
         self._client.lasting(self._kept)
         if len(self._kept) > LASTING:
@@ -311,7 +311,7 @@ class Lasting:
 
     def close(self) -> None:
         """
-        Let all go.
+        Close all of them.
         """
         while self._kept:
             self._kept.popleft().close()

@@ -89,8 +89,8 @@ class FakeUpgrader(Upgrader):
 
     def drain(self, timeout: float, stopTimeout: float = STOP_TIMEOUT) -> Deferred[int]:
         """
-        See L{Upgrader.drain}.  No connection is real, and none is cut; but work
-        (L{busy <txtableflip.Upgrader.busy>}) is waited for.
+        See L{Upgrader.drain}.  No connection is real, and none is aborted; but work (L{busy
+        <txtableflip.Upgrader.busy>}) is waited for.
         """
         finished = self._ours.connections.tasks.whenAllFinished()
         finished.addTimeout(timeout, self.reactor, onTimeoutCancel=lambda result, after: None)
@@ -172,18 +172,18 @@ class FakeUpgrader(Upgrader):
 
 class _Unhurried(Exit):
     """
-    The process of a test runs other tests when this one is over.
+    The process of a test must not be killed: it runs other tests after this one.
     """
 
     def endIn(self, seconds: float) -> None:
         """
-        Nothing is ended.
+        Nothing is killed.
         """
 
 
 class Recorder:
     """
-    Whatever it is told to do, it keeps the name of that, and does nothing.
+    Records the name of whatever it is told to do, and does nothing.
 
     @ivar fds: real: descriptors that a test adds by name can be found.
     """
@@ -214,7 +214,7 @@ class Recorder:
 
     def command(self) -> Command:
         """
-        @return: what nobody starts here.
+        @return: a command that is never started here.
         """
         return successorCommand(())
 

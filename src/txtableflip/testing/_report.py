@@ -103,7 +103,7 @@ class Report:
         return bool(sample.error) and not self._isLost(sample)
 
     def _isLost(self, sample: Sample) -> bool:
-        # Who is refused has been accepted by nobody.
+        # A connection that was refused has not been accepted by any process.
         return (
             bool(sample.error)
             and not sample.error.startswith(ConnectionRefusedError.__name__)

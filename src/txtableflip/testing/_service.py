@@ -30,7 +30,7 @@ How often to look whether something has happened, in seconds.
 
 PATIENCE = 90.0
 """
-How long to wait for the service, if nothing else is said, in seconds.
+How long to wait for the service by default, in seconds.
 """
 
 _LOOKS = 10
@@ -139,9 +139,9 @@ class Service:
         path = os.pathsep.join(filter(None, [str(PRELOAD), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, MARK: str(self.directory)}
         if self._process is not None:
-            # A zombie looks like a running service to who reads the pid file.
+            # To a reader of the pid file, a zombie looks like a running service.
             self._process.wait()
-        # What was said by one that has been stopped is not said by this one.
+        # What a stopped one has reported does not count for this one.
         self.read()
         before = len(self.served)
         with (self.directory / "output").open("ab") as output:
@@ -162,18 +162,18 @@ class Service:
             raise TortureError(self._withOutput("the service ended before it served"))
 
     def _isOver(self, started: subprocess.Popen[bytes]) -> bool:
-        # What becomes a daemon ends, and ends well, before that serves.
+        # A process that becomes a daemon exits, with status 0, before the daemon serves.
         return bool(started.poll()) or (started.returncode == 0 and not self.processes())
 
     def fail(self, fault: Fault) -> None:
         """
-        Have something go wrong at a moment that is still to come.
+        Make something go wrong at a moment that is still to come.
         """
         fault.write(self.directory / "fault")
 
     def forgetFault(self) -> None:
         """
-        Have nothing go wrong any more.
+        Let nothing go wrong any more.
         """
         (self.directory / "fault").unlink(missing_ok=True)
 
@@ -276,8 +276,7 @@ class Service:
 
     def stop(self) -> None:
         """
-        End all its processes: politely, and those that are left after a while
-        for good.
+        End all its processes: by SIGTERM, and those that are left after a while by SIGKILL.
         """
         for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, self.patience)):
             end = time.monotonic() + seconds
@@ -316,14 +315,15 @@ def processesWith(variable: str) -> list[int]:
 def environmentOf(pid: int) -> bytes:
     """
     @return: the environment of a process, as proc_pid_environ(5) has it.
-    @raise OSError: if it has ended, is somebody else's, or of the kernel.
+    @raise OSError: if it has ended, or belongs to another user or the kernel.
     """
     process = Path(f"/proc/{pid}")
     for _ in range(_LOOKS):
         environment = (process / "environ").read_bytes()
         if environment:
             return environment
-        # In the midst of execve(2) there is none for a moment, and a program already.
+        # In the middle of execve(2) there is a program already, but no environment for a
+        # moment.
         os.readlink(process / "exe")
         time.sleep(INTERVAL)
     return b""
@@ -338,8 +338,8 @@ def isAlive(pid: int) -> bool:
 
 def zombiesOf(parents: Collection[int]) -> list[int]:
     """
-    @return: the ids of all children of these processes that have ended, and that
-        nobody has waited for.
+    @return: the ids of all children of these processes that have ended, and have not been
+        waited for.
     """
     states = {int(name): stateOf(int(name)) for name in os.listdir("/proc") if name.isdigit()}
     return [
@@ -365,11 +365,11 @@ _reserved: deque[socket.socket] = deque()
 def freePort() -> int:
     """
     Find a port for a service that is about to be started.  It is reserved: until many
-    others have been found, the kernel gives it to nobody who lets it choose,
-    such as a test beside this one, and yet a server can listen there, as servers
-    set C{SO_REUSEADDR} (socket(7)).
+    others have been found, the kernel gives it to no process that lets it choose, such as a
+    test beside this one, and yet a server can listen there, as servers set C{SO_REUSEADDR}
+    (socket(7)).
 
-    @return: a TCP port of the loopback interface on which nobody listens.
+    @return: a TCP port of the loopback interface on which nothing listens.
     """
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -173,8 +173,8 @@ class Torture:
 
     def _accepted(self, before: int) -> tuple[float, float] | None:
         """
-        @return: from when to when connections came that the process may have accepted
-            that has died: also those for which the old one had no time any more.
+        @return: from when to when connections came that the process which has died may have
+            accepted: also those that the old one did not get around to.
         """
         times = {event.what: event.time for event in self._service.events[before:]}
         if "old says Commit" in times and "fault" in times:
