@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from broken import BAD, LATER
 from processes import (
     APPS,
     DEADLINE,
@@ -102,11 +103,6 @@ def test_the_command_does_not_import_twisted():
 
 # -- upgrade
 
-LATER = """
-from twisted.internet import reactor
-from txtableflip import currentUpgrader
-reactor.callWhenRunning(lambda: {})
-"""
 WHEN_SERVING = (
     "currentUpgrader().whenServing().addCallback(lambda _: reactor.callLater(0.1, {}))"
 )
@@ -115,34 +111,6 @@ def die():
     os.write(2, b"no stock left\\n")
     os._exit(3)
 {LATER.format(WHEN_SERVING.format("die"))}
-"""
-OTHER = "import os\nos.environ['ENDPOINTS'] += ' {}'"
-BAD = {
-    "import": ("import nothing_of_that_name", "No module named", "initialise"),
-    "value": ("raise ValueError('a bad value')", "ValueError: a bad value", "initialise"),
-    "usage": (
-        "from twisted.python.usage import UsageError\nraise UsageError('no such thing')",
-        "no such thing",
-        "initialise",
-    ),
-    "exit": ("raise SystemExit(0)", "exited with status 0", "initialise"),
-    "hang": ("import time; time.sleep(600)", "was not ready after", "initialise"),
-    "refuse": (
-        LATER.format("currentUpgrader().refuse(ValueError('not today'))"),
-        "refused to take over: not today",
-        "initialise",
-    ),
-    "listen": (OTHER.format("tableflip:tcp:{taken}"), "in use", "initialise"),
-    "killed": ("import os; os.kill(os.getpid(), 9)", "SIGKILL", "initialise"),
-    "key": (
-        OTHER.format("tableflip:ssl:0:privateKey=release.py"),
-        "SSL",
-        "initialise",
-    ),
-    "environment": ("name = '2'", "env, line 1: write NAME=value", "start"),
-}
-"""
-What a bad release does, what is said of it, and how far it comes.
 """
 
 

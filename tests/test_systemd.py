@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from broken import BAD
 
 HERE = Path(__file__).parent / "systemd"
 NAMESPACES = ["--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"]
@@ -130,7 +131,7 @@ def test_the_unit_with_a_keeper_does_what_the_documents_say(manager):
     """
     told, shown = run(manager, "kept.py")
     assert "(phase: initialise); the old one serves on" in told.pop("why"), shown
-    drained = [True, True, 0, "success", []]
+    drained = [True, 0, "success", []]
     assert told == {
         "start": 0,
         "status": "generation 1 serves",
@@ -147,8 +148,56 @@ def test_the_unit_with_a_keeper_does_what_the_documents_say(manager):
         "after the keeper": "1",
         "refused": [],
         "control-group": drained,
+        "control-group, one drains": drained,
         "mixed": drained,
+        "mixed, one drains": drained,
         "on probation": drained,
+    }, shown
+
+
+@pytest.mark.slow
+def test_a_reload_says_of_each_bad_release_what_is_wrong(manager):
+    """
+    By its exit status, the status of the unit and the journal; the unit is active, and
+    the old release serves on.  That of a good one is 0.
+    """
+    told, shown = run(manager, "bad.py")
+    texts = {kind: told[kind].pop() for kind in BAD}
+    states = ["active", "running", "success", "exit-code"]
+    failed = [1, states, True, True, ["1", 1]]
+    assert told == {
+        "start": 0,
+        **dict.fromkeys(BAD, failed),
+        "good": [0, "generation 2 serves", "success"],
+        "failures": [],
+    }, f"{texts}\n{shown}"
+
+
+def test_a_process_that_hangs_is_replaced_and_nobody_is_refused(manager):
+    """
+    With a keeper, its process stays the main process, and systemd sees no failure;
+    without one, systemd kills the service, and starts it again with what it has stored.
+    """
+    told, shown = run(manager, "hung.py")
+    assert told == {
+        "kept": [["active", "running", "success", "0"], True, False, [], True],
+        "alone": [["active", "running", "success", "1"], False, False, [], False],
+        "results": ["watchdog", "success"],
+    }, shown
+
+
+def test_a_keeper_that_is_killed_is_started_again(manager):
+    """
+    With a store nobody is refused; and unless C{KillMode=mixed} kills what drains, that
+    finishes.  A restart on probation refuses nobody, either.
+    """
+    told, shown = run(manager, "killed.py")
+    assert told == {
+        "control-group, a store": [True, [], []],
+        "control-group, none": [True, 1, []],
+        "mixed, a store": [False, [], []],
+        "mixed, none": [False, 1, []],
+        "restart": [0, []],
     }, shown
 
 

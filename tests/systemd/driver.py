@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from processes import APPS, TWISTD, Clients, Service, ask, until
+from units import journal
 
 from txtableflip.testing._service import isAlive
 
@@ -39,14 +40,6 @@ def systemctl(*words):
         ["systemctl", "--user", *words], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or done.stderr.strip()
-
-
-def journal():
-    """
-    Return what the journal has of the unit.
-    """
-    command = ["journalctl", "--output=cat", "--no-pager", "--directory=/run/log/journal"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def show(name):

@@ -21,17 +21,35 @@ Type=notify
 WorkingDirectory={directory}
 Environment="ENDPOINTS=tableflip:tcp:{port}:interface=127.0.0.1 tableflip:unix:{path}"
 Environment=RELEASE_FILE={directory}/release.py {mark}
-ExecStart={tableflip} run --forward-store -- {twistd} --nodaemon --pidfile= \
-    --logfile=twistd.log tableflip --probation {probation} --app {app}
+ExecStart={tableflip} run {forward} -- {twistd} --nodaemon --pidfile= \
+    --logfile=twistd.log tableflip --probation {probation} {options} --app {app}
 ExecReload={tableflip} upgrade $MAINPID
 Restart=always
 KillMode={mode}
-FileDescriptorStoreMax=8
+FileDescriptorStoreMax={room}
+{more}
 """
 
 
 class Kept(Unit):
-    def __init__(self, directory, **values):
+    """
+    The unit of the documents.
+    """
+
+    def __init__(
+        self,
+        directory,
+        *,
+        probation=0,
+        mode="control-group",
+        hasStore=True,
+        options="",
+        more="",
+    ):
+        """
+        @param options: of C{twistd tableflip}.
+        @param more: lines of the unit.
+        """
         self.path = f"{directory}/s.sock"
         bin_ = os.path.dirname(sys.executable)
         super().__init__(
@@ -42,22 +60,45 @@ class Kept(Unit):
             tableflip=shutil.which("tableflip", path=bin_),
             twistd=TWISTD,
             app=APPS / "answering.py",
-            **values,
+            forward="--forward-store" if hasStore else "",
+            room=8 if hasStore else 0,
+            probation=probation,
+            mode=mode,
+            options=options,
+            more=more,
         )
 
-    def stopWith(self, held):
+    def stopWith(self, *held):
         """
-        Stop while a connection has an answer to come, and return what came of both.
+        Stop while connections have an answer to come, and return what came of all.
         """
-        held.sendall(b"stay\n")
-        first = held.recv(99)
         stopping = subprocess.Popen(["systemctl", "--user", "stop", "web"])
         until(lambda: not os.path.exists(self.path), "the end of listening")
-        held.sendall(b"bye\n")
-        last = held.recv(99)
+        answered = [finish(each) for each in held]
         status = stopping.wait(DEADLINE)
-        left = self.processes()
-        return [bool(first), bool(last), status, self.show("Result"), left]
+        return [all(answered), status, self.show("Result"), self.processes()]
+
+
+def hold():
+    """
+    Return a connection that stays, to whoever serves.
+    """
+    held = socket.create_connection(ADDRESS, DEADLINE)
+    held.sendall(b"stay\n")
+    assert held.recv(99)
+    return held
+
+
+def finish(held):
+    """
+    Return whether the last answer comes on such a connection.
+    """
+    with held:
+        try:
+            held.sendall(b"bye\n")
+            return held.recv(99).startswith(b"bye")
+        except ConnectionError:
+            return False
 
 
 def upgrades(unit, told):
@@ -102,24 +143,26 @@ def serving(unit):
 
 def main(directory):
     told = {}
-    unit = Kept(directory, probation=0.1, mode="control-group")
+    unit = Kept(directory, probation=0.1)
     told["start"] = unit.act("start")
     told["status"] = unit.show("StatusText")
     upgrades(unit, told)
-    for name, mode, probation in (
-        ("control-group", "control-group", 0),
-        ("mixed", "mixed", 0),
-        ("on probation", "control-group", 60),
-    ):
-        unit = Kept(directory, probation=probation, mode=mode)
+    for mode in ("control-group", "mixed"):
+        unit = Kept(directory, mode=mode)
         if unit.show("ActiveState") != "active":
             unit.act("start")
-        if probation:
-            os.kill(unit.mainPid, signal.SIGHUP)
-            unit.waitFor("on probation for 60")
-        with socket.create_connection(ADDRESS, DEADLINE) as held:
-            told[name] = unit.stopWith(held)
+        told[mode] = unit.stopWith(hold())
+        unit.act("start")
+        older = hold()
+        unit.act("reload")
+        told[f"{mode}, one drains"] = unit.stopWith(older, hold())
+    unit = Kept(directory, probation=60)
+    unit.act("start")
+    os.kill(unit.mainPid, signal.SIGHUP)
+    unit.waitFor("on probation for 60")
+    told["on probation"] = unit.stopWith(hold())
     sys.stdout.write(json.dumps(told))
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])

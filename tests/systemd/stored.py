@@ -19,16 +19,27 @@ Environment="ENDPOINTS=tableflip:tcp:{port}:interface=127.0.0.1 tableflip:unix:{
 Environment=RELEASE_FILE={directory}/release.py {mark}
 ExecStart={twistd} --nodaemon --pidfile= --logfile=twistd.log tableflip --app {app}
 Restart=always
-WatchdogSec=60
+WatchdogSec={watchdog}
+ExecStopPost=/bin/sh -c 'echo $SERVICE_RESULT >> results'
 FileDescriptorStoreMax=5
 Environment=FDSTORE=5
 """
 
 
+class Stored(Unit):
+    """
+    The unit of the documents.
+    """
+
+    def __init__(self, directory, watchdog=60):
+        self.path = f"{directory}/s.sock"
+        values = {"port": PORT, "path": self.path, "watchdog": watchdog}
+        super().__init__(directory, UNIT, twistd=TWISTD, app=APPS / "answering.py", **values)
+
+
 def main(directory):
-    path = f"{directory}/s.sock"
-    values = {"port": PORT, "path": path, "twistd": TWISTD, "app": APPS / "answering.py"}
-    unit = Unit(directory, UNIT, **values)
+    unit = Stored(directory)
+    path = unit.path
     told = {"start": unit.act("start")}
     unit.untilStatus("generation 1 serves")
     address = ("127.0.0.1", PORT)
@@ -53,4 +64,5 @@ def main(directory):
     sys.stdout.write(json.dumps(told))
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -8,9 +8,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from broken import BAD, OTHER
 from processes import APPS, DEADLINE, TWISTD, Clients, Service, ask, until
 
-__all__ = ["APPS", "DEADLINE", "PORT", "TWISTD", "Clients", "Unit", "ask", "refused", "until"]
+__all__ = [
+    "APPS",
+    "BAD",
+    "DEADLINE",
+    "OTHER",
+    "PORT",
+    "TWISTD",
+    "Clients",
+    "Unit",
+    "ask",
+    "journal",
+    "refused",
+    "until",
+]
 
 PORT = 8080  # nobody else is in this network
 
@@ -71,3 +85,11 @@ def refused(*clients):
     """
     failures = [each for some in clients for each in some.failures]
     return [each for each in failures if "Refused" in each or "NotFound" in each]
+
+
+def journal():
+    """
+    Return what the journal has of the unit, and of systemd.
+    """
+    command = ["journalctl", "--output=cat", "--no-pager", "--directory=/run/log/journal"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
