@@ -8,11 +8,12 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from commandlines import atOnce
 from keepers import KEEPER, Kept, kept
-from processes import APPS, DEADLINE, TWISTD, Clients, connect, until
+from processes import APPS, DEADLINE, TWISTD, Clients, ask, connect, until
 
 __all__ = ["kept"]
 
@@ -36,17 +37,19 @@ class Real(Kept):
     def address(self):
         return ("127.0.0.1", self.port)
 
-    def begin(self, *options, program=PROGRAM, before=()):
+    def begin(self, *options, program=PROGRAM, before=(), depth=1):
         """
         Start it, and wait until it serves.
 
-        @param before: what starts it, as its own child.
+        @param before: what starts it, as its own child, or behind so many processes.
         """
         self.service.environment["ENDPOINTS"] = f"tableflip:tcp:{self.port}:interface=127.0.0.1"
         self.start("", *options, command=program, before=before)
         self.waitFor("generation 1 serves")
         if before:
-            (self.keeper,) = map(int, childrenOf(self.process.pid))
+            self.keeper = self.process.pid
+            for _ in range(depth):
+                (self.keeper,) = map(int, childrenOf(self.keeper))
         until(lambda: self.status()["keeper"]["stored"], "what is stored")
         return self
 
@@ -67,6 +70,15 @@ class Real(Kept):
         until(lambda: self.main() != main, lambda: self.log)
         until(lambda: self.status()["keeper"]["before"] is None, lambda: self.log)
         return main
+
+    def hold(self):
+        """
+        Return a connection that stays, to whoever serves.
+        """
+        sock = connect(self.address)
+        sock.sendall(b"stay\n")
+        assert sock.recv(100)
+        return sock
 
     def upgrade(self, *words):
         """
@@ -117,11 +129,23 @@ def test_no_client_is_refused_whatever_is_killed(real):
     assert not real.service.processes()
 
 
+CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 INITS = {
-    "process 1": ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"],
+    "process 1": CONTAINER,
     "tini": ["tini", "-g", "--"],
     "dumb-init": ["dumb-init"],
 }
+
+
+def needed(command):
+    """
+    Return a command, if it can be run here.
+    """
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"there is no {command[0]} (Debian: apt-get install {command[0]})")
+    if command == CONTAINER and os.geteuid() != 0:
+        pytest.skip("only root makes a pid namespace")
+    return command
 
 
 @pytest.mark.parametrize("init", INITS)
@@ -130,12 +154,7 @@ def test_a_container_outlives_its_upgrades_and_crashes(real, init):
     With the keeper as its process 1, or below a small init that sends each signal to a
     whole group: one process id, nobody refused, and a stop that drains.
     """
-    before = INITS[init]
-    if shutil.which(before[0]) is None:
-        pytest.skip(f"there is no {before[0]}")
-    if init == "process 1" and os.geteuid() != 0:
-        pytest.skip("only root makes a pid namespace")
-    real.begin(before=before)
+    real.begin(before=needed(INITS[init]))
     first = real.log.count("started process")
     with Clients(real.address, 4) as clients:
         for child in map(int, childrenOf(real.pid)):
@@ -149,15 +168,59 @@ def test_a_container_outlives_its_upgrades_and_crashes(real, init):
         real.waitFor("upgrade done")
         clients.waitForMore()
         assert clients.failures == []
-    with connect(real.address) as sock:
-        sock.sendall(b"stay\n")
-        assert sock.recv(100)
+    with real.hold() as sock:
         os.kill(real.pid if init == "process 1" else real.process.pid, signal.SIGTERM)
         until(lambda: "SIGTERM from" in real.log, lambda: real.log)
         until(lambda: isRefused(real.address), "a refusal")
         assert real.process.poll() is None
         sock.sendall(b"bye\n")
     assert real.process.wait(DEADLINE) == 0
+    assert not real.service.processes()
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_a_container_ends_with_its_keeper(real, init):
+    """
+    Whatever its process 1 is: connections are aborted, and nothing is left.
+    """
+    inner = [] if init == "process 1" else needed(INITS[init])
+    real.begin(before=[*needed(CONTAINER), *inner], depth=2 if inner else 1)
+    with real.hold() as sock:
+        os.kill(real.pid, signal.SIGKILL)
+        assert real.process.wait(DEADLINE) != 0
+        until(lambda: not real.service.processes(), "the end of all")
+        assert isAborted(sock)
+
+
+def isAborted(sock):
+    """
+    Say whether nobody answers on a connection any more.
+    """
+    try:
+        sock.sendall(b"bye\n")
+        return sock.recv(100) == b""
+    except ConnectionError:
+        return True
+
+
+def test_a_keeper_that_is_killed_can_be_started_again_at_once(real):
+    """
+    Nobody watches it: its process stops listening, and finishes what is open beside the
+    next one.
+    """
+    real.begin()
+    with real.hold() as sock:
+        os.kill(real.pid, signal.SIGKILL)
+        real.process.wait(DEADLINE)
+        until(lambda: isRefused(real.address), "a refusal")
+        old = real.service.processes()
+        real.service.release("name = 'next'")
+        real.begin()
+        assert ask(real.address) == ("next", 1)
+        sock.sendall(b"bye\n")
+        assert sock.recv(100).startswith(b"bye 1 1 ")
+    until(lambda: not set(old) & set(real.service.processes()), "the end of the old one")
+    assert real.stop() == 0
     assert not real.service.processes()
 
 
@@ -191,9 +254,9 @@ redirect_stderr=true
 """
 
 
-def test_supervisord_sees_one_process(real):
+def supervised(real):
     """
-    RUNNING, with the same process id, after an upgrade and after a crash; a stop drains.
+    Have supervisord start a keeper, and return what asks supervisord.
     """
     directory = real.service.directory
     command = shlex.join([*KEEPER, "--", *atOnce(PROGRAM)])
@@ -210,6 +273,14 @@ def test_supervisord_sees_one_process(real):
     real.waitFor("generation 1 serves")
     real.keeper = int(control("pid", "myapp"))
     until(lambda: real.status()["keeper"]["stored"], "what is stored")
+    return control
+
+
+def test_supervisord_sees_one_process(real):
+    """
+    RUNNING, with the same process id, after an upgrade and after a crash; a stop drains.
+    """
+    control = supervised(real)
     with Clients(real.address, 4) as clients:
         assert real.upgrade().returncode == 0
         clients.waitForMore()
@@ -218,7 +289,36 @@ def test_supervisord_sees_one_process(real):
         clients.waitForMore()
         assert not any("Refused" in each for each in clients.failures)
     assert control("status", "myapp").split()[1:4] == ["RUNNING", "pid", f"{real.keeper},"]
-    assert "stopped" in control("stop", "myapp")
+    with real.hold() as sock:
+        stopping = Thread(target=control, args=("stop", "myapp"))
+        stopping.start()
+        until(lambda: isRefused(real.address), "a refusal")
+        sock.sendall(b"bye\n")
+        assert sock.recv(100)
+    stopping.join(DEADLINE)
     assert "STOPPED" in control("status", "myapp")
     real.process.send_signal(signal.SIGTERM)
     assert real.process.wait(DEADLINE) == 0
+
+
+def test_supervisord_starts_a_keeper_again_that_is_killed(real):
+    """
+    And what it has kept finishes what is open, beside the next one.
+    """
+    control = supervised(real)
+    killed = real.keeper
+    with real.hold() as sock:
+        real.service.release("name = 'next'")
+        os.kill(killed, signal.SIGKILL)
+        real.waitFor("generation 1 serves", 2)
+        until(lambda: ask(real.address) == ("next", 1), "an answer of the next one")
+        sock.sendall(b"bye\n")
+        assert sock.recv(100).startswith(b"bye 1 1 ")
+    until(lambda: "RUNNING" in control("status", "myapp"), "it to run for a second")
+    real.keeper = int(control("pid", "myapp"))
+    assert real.keeper != killed
+    assert real.main() in real.service.processes()
+    assert "stopped" in control("stop", "myapp")
+    real.process.send_signal(signal.SIGTERM)
+    assert real.process.wait(DEADLINE) == 0
+    assert not real.service.processes()
