@@ -1,3 +1,4 @@
 """
-How this program was started, how it is started again, and how two of it share a machine.
+How this program was started, how it is started again, and how two instances of it share a
+machine.
 """

@@ -1,5 +1,5 @@
 """
-What C{--app} names, found.
+Finds what C{--app} names.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ def findApplication(name: str, arguments: Sequence[str], parent: Any) -> Callabl
     @param arguments: the options of the application, if it takes any.
     @param parent: twistd's own options.
     @return: what makes the application: something that L{IService} can adapt.
-    @raise ApplicationError: if there is none of that name, or it is not what
-        it should be.  What goes wrong inside the user's own code is raised as
-        it is.
+    @raise ApplicationError: if there is none of that name, or it is not an application.
+        Exceptions of the user's own code are raised as they are.
     """
     command = _findCommand(name)
     if command is not None:
@@ -88,7 +87,7 @@ def _asTwistd(command: Any, arguments: Sequence[str], parent: Any) -> Callable[[
         make = _withOptions(name, makeOptions, command.makeService, arguments, parent)
         its = parent.subCommand, parent.subOptions
     finally:
-        # Until it has called our makeService, twistd needs them.
+        # twistd needs them before it has called our makeService.
         parent.subCommand, parent.subOptions = ours
 
     def makeService() -> object:
@@ -123,7 +122,7 @@ def _run(path: str) -> dict[str, Any]:
 
 
 def _import(name: str, moduleName: str) -> Any:
-    # What lies beside which twistd is run can be imported, as in a .tac file.
+    # Modules in the directory where twistd is run can be imported, as by a .tac file.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -1,11 +1,11 @@
 """
-Programs that are one file, or one folder, with everything in it: of what they have
-done before Python came to run the application, a successor must know nothing.
+Programs that are one file, or one folder, with everything in it: what they did before
+Python ran the application must not reach a successor.
 
-PyInstaller's loader unpacks such a file into a directory of its own, and passes that
-on in the environment: a successor would run what the old process has unpacked, until
-that is deleted.  PEX unpacks into a cache, and starts Python once more, on what is
-there: that is the old release for ever.
+PyInstaller's loader unpacks such a file into a new directory, and passes its path on in the
+environment: a successor would run what the old process has unpacked, and fail once that is
+deleted.  PEX unpacks into a cache, and starts Python once more, on what is there: a
+successor would run the old release forever.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Start:
     """
     How a process was started.
 
-    @ivar program: the path of what it runs, or the empty string, if nobody knows.
+    @ivar program: the path of what it runs, or the empty string if that is unknown.
     @ivar name: what that is to be called (C{argv[0]}), if not by its path.
     @ivar arguments: what follows.
     @ivar environment: all of it.
@@ -42,7 +42,7 @@ def isFrozen() -> bool:
 
 def beforeBundle(start: Start) -> Start:
     """
-    @return: how the user has started a process that was started like this.
+    @return: how the user started the program, given how this process was started.
     """
     if isFrozen():
         return replace(start, environment=_beforePyInstaller(start.environment))
@@ -65,11 +65,11 @@ def _beforePex(start: Start, place: int) -> Start:
     """
     options: Sequence[str] = start.arguments[:place]
     if sys.prefix != sys.base_prefix and options[-1:] == ("-I",):
-        # Where PEX has made a virtual environment, it has added this one.
+        # PEX adds this option where it has made a virtual environment.
         options = options[:-1]
     environment = dict(start.environment)
     pex = environment.pop("PEX")
-    # That one has its links resolved.
+    # PEX has its links resolved.
     named = environment.get("__PEX_EXE__") or pex
     return Start(
         program=getattr(sys, "_base_executable", None) or start.program,
@@ -82,8 +82,8 @@ def _beforePex(start: Start, place: int) -> Start:
 
 def _isUnpacked(path: str) -> bool:
     """
-    @return: whether that is what PEX runs: a directory, or a program beside which its
-        description lies.
+    @return: whether that is what PEX runs: a directory with PEX's description, or a program
+        beside it.
     """
     return any(
         os.path.isfile(os.path.join(directory, "PEX-INFO"))

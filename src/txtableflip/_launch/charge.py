@@ -1,8 +1,8 @@
 """
 A twistd that is run by a program which we run (C{python -m txtableflip}).
 
-Its options are the program's, and no successor's command line can have others: they are
-changed when the program hands them over, before twistd has looked at them.
+Its options come from the program, so a successor's command line cannot change them: they
+are changed when the program passes them on, before twistd reads them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _isTaken = False
 
 def isInCharge() -> bool:
     """
-    @return: whether this process runs a program of somebody's.
+    @return: whether this process runs a program as C{python -m txtableflip} does.
     """
     return _isTaken
 
@@ -31,14 +31,14 @@ def takeCharge(
     observer: Callable[[], ILogObserver], *, isChild: bool, hasPidFile: bool
 ) -> None:
     """
-    Have each twistd of this process do what makes its upgrades possible: its log is
-    shared; a stale pid file is not in its way; and it does not start itself once more,
-    to change its name, for it would do so without us.  In a child it stays in the
-    foreground, and leaves the pid file alone, as it does wherever that is not its own.
+    Make each twistd of this process do what its upgrades need: its log is shared; a stale
+    pid file does not stop it; and it does not start itself once more to change its name,
+    because that would be without us.  In a child it stays in the foreground, and does not
+    touch the pid file; nor does it where the upgrader keeps that.
 
-    @param observer: makes what a twistd logs to, if nobody else does.
+    @param observer: makes the log observer, if the options do not name one.
     @param isChild: whether this process was started in an upgrade.
-    @param hasPidFile: whether somebody else keeps one.
+    @param hasPidFile: whether the upgrader keeps the pid file.
     """
     global _isTaken  # noqa: PLW0603 - there is one process
     _isTaken = True

@@ -14,9 +14,9 @@ from txtableflip._launch.twistd import Twistd, TwistdInside, findRunner, isItsel
 @cache
 def findLauncher() -> Launcher:
     """
-    Find out, once, what started this process.  Do not ask before the log is opened
-    or the reactor runs: until then nothing may lead to twistd's runner, and the
-    process would count as plain for ever.
+    Find out, once, what started this process.  Do not call this before the log is opened
+    or the reactor runs: before that twistd's runner may not be on the stack, and the
+    process would count as plain permanently.
 
     @return: what started this process.
     """

@@ -27,8 +27,8 @@ _SYSTEMD = (
     *("WATCHDOG_PID", "SYSTEMD_EXEC_PID", "MAINPID"),
 )
 """
-What systemd says to one process only, see sd_listen_fds(3), sd_watchdog_enabled(3) and
-systemd.exec(5).
+Variables that systemd sets for one process only, see sd_listen_fds(3),
+sd_watchdog_enabled(3) and systemd.exec(5).
 """
 
 _CHANGE_DIRECTORY = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[3:])"
@@ -40,7 +40,7 @@ class Command:
     What to start.
 
     @ivar directory: where it is to run, as a name and not as an inode, so that
-        a symbolic link in it leads to the release of the day.
+        a symbolic link in it leads to the current release.
     @ivar envFile: the path of a file with more of its environment, if there is
         one.
     @ivar name: what the program is to be called (C{argv[0]}), if that is not its
@@ -67,11 +67,11 @@ class Command:
 
     def argv(self) -> list[str]:
         """
-        @return: the command line that runs this where it is to run.  If that is
-            not where we are, or it is to have another name, an interpreter in between
-            does that, or the shell, where there is none: we cannot go there for a
-            moment, because our threads would go with us, and to fork(2) for it would
-            copy the page tables of a large process.
+        @return: the command line that runs this where it is to run.  If that is not our
+            working directory, or it is to have another name, an interpreter in between does
+            that, or the shell, where there is none: we cannot chdir(2) for a moment, as
+            that would move all our threads, and a fork(2) for it would copy the page tables
+            of a large process.
         """
         direct = [self.name or self.executable, *self.arguments]
         try:
@@ -90,7 +90,7 @@ class Command:
         @return: that of the child: the first one's, without what is meant for that
             process alone, and what the file says now.
         @raise OSError: if that file cannot be read.
-        @raise EnvironmentFileError: if it has a line that cannot be understood.
+        @raise EnvironmentFileError: if it has an invalid line.
         """
         inherited = {name: value for name, value in first.items() if name not in _SYSTEMD}
         said = readEnvironment(self.envFile) if self.envFile is not None else {}
@@ -108,8 +108,7 @@ def successorCommand(
 ) -> Command:
     """
     @param arguments: those with which the interpreter is to be started again.
-    @param replacement: the command that the user has given in the place of
-        that, if any.
+    @param replacement: the command that the user has given instead of that, if any.
     @param envFile: the path of a file with more of the child's environment, as seen
         from where the child is to run.
     @param directory: where that is, if not where this process was started: an

@@ -1,6 +1,6 @@
 """
 A file with environment variables, as systemd's C{EnvironmentFile=} reads it
-(systemd.exec(5)), but for the values that go on in the next line.
+(systemd.exec(5)), except that a value cannot continue in the next line.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ _failed: list[bool] = []
 
 def fail() -> None:
     """
-    Have this process exit with status 1, so that whoever watches it acts, however the
-    program ends: the reactor has no status to return from C{reactor.run}.
+    Make this process exit with status 1, however the program ends, so that its supervisor
+    acts: C{reactor.run} does not return a status.
     """
     _failed.append(True)
 

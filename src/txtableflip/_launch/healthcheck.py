@@ -1,5 +1,5 @@
 """
-A command that asks how a service is.
+A command that checks whether a service works.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from txtableflip.interfaces import Reactor
 
 _KEPT = 500
 """
-How much of the end of what it prints is told, in bytes.
+How much of the end of its output is reported, in bytes.
 """
 
 _LAST_WORDS = 0.5
 """
-How long to wait for that when it has ended, in seconds, if something else holds its
+How long to wait for that when it has exited, in seconds, if another process holds its
 output open.
 """
 
@@ -74,8 +74,8 @@ class Unwell(Exception):
 
 class _Asked(ProcessProtocol):
     """
-    A health check that runs.  What it leaves behind may hold its output open: its own
-    end is what counts.
+    A health check that runs.  Processes that it started may hold its output open: its own
+    exit is what counts.
     """
 
     def __init__(self, reactor: Reactor) -> None:

@@ -16,9 +16,9 @@ from txtableflip._launch.preflight import findObstacles
 
 class Launcher:
     """
-    The plain case: an interpreter runs a program, and nobody else has a hand in
-    it.  L{txtableflip._launch.twistd} is the other;
-    L{txtableflip._launch.chosen} finds which it is.
+    The plain case: an interpreter runs a program, without twistd.
+    L{txtableflip._launch.twistd} is the other case; L{txtableflip._launch.chosen} finds
+    which it is.
     """
 
     def arguments(self) -> Sequence[str]:
@@ -38,7 +38,7 @@ class Launcher:
         @param replacement: the command that the user has given, if any.
         @param envFile: the path of a file with more of the child's environment.
         @param directory: where the child is to run, if the user has said so.
-        @return: that; or the command that this process was started with.
+        @return: the replacement, or the command that this process was started with.
         """
         return successorCommand(self.arguments(), replacement, envFile, directory)
 
@@ -63,8 +63,7 @@ class Launcher:
 
     def observer(self) -> ILogObserver:
         """
-        @return: what the launcher logs to, such that a successor can write there,
-            too.
+        @return: what the launcher logs to, made so that a successor can write there, too.
         """
         return textFileLogObserver(sys.stdout)
 

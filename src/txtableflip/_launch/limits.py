@@ -1,7 +1,7 @@
 """
-What a process may have made of itself, and its successor would begin with: by steps, it
-would come to nothing.  It begins with what the first generation began with instead, as
-far as that may be put back.
+Limits that a process may have changed for itself, and that a successor would inherit: if
+each generation lowered them once more, little would be left.  A successor starts with those
+of the first generation instead, as far as they may be restored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from txtableflip._launch.origin import hasChannel
 
 VARIABLE = "TXTABLEFLIP_LIMITS"
 """
-The environment variable by which a successor learns what it was.
+The environment variable by which a successor learns what they were.
 """
 
 _LIMITS = tuple(name for name in vars(resource) if name.startswith("RLIMIT_"))
@@ -39,13 +39,13 @@ def current() -> dict[str, Any]:
 
 def takeLimits(environment: MutableMapping[str, str], *, isSuccessor: bool) -> str:
     """
-    Put back what a process before this one has changed.
+    Restore what a process before this one has changed.
 
-    @return: what the first generation has begun with, for the next one.
+    @return: what the first generation started with, for the next one.
     """
     said = environment.pop(VARIABLE, None)
     if said is not None and isSuccessor:
-        # Whatever it says, it is not worth a failure.
+        # An invalid value is not worth a failed upgrade.
         with suppress(ValueError, TypeError, KeyError, AttributeError, OverflowError):
             _putBack(json.loads(said))
             return said
@@ -80,5 +80,5 @@ def _size(limit: int) -> float:
 
 STARTED_WITH = takeLimits(os.environ, isSuccessor=hasChannel())
 """
-What the first generation has begun with, as the variable has it.
+What the first generation started with, in the format of the variable.
 """

@@ -1,6 +1,6 @@
 """
-A log file that two processes write at once: the old one until it has drained,
-the new one from its first line on.
+A log file that two processes write at once: the old one until it has drained, and the new
+one from its first line on.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from twisted.python.logfile import LogFile
 
 class SharedLogFile(LogFile):
     """
-    Twisted's rotating log file, for any number of writers: each line is
-    appended as a whole, wherever the others have written meanwhile; and whoever
-    rotates the file, all go on in the new one.  Where there can be no new one, as
-    in a directory that is gone or full, they go on in the old one.
+    Twisted's rotating log file, for any number of writers: each line is appended as a
+    whole, wherever the others have written meanwhile; and when one of them rotates the
+    file, all continue in the new one.  Where there can be no new one, as in a directory
+    that is gone or full, they continue in the old one.
     """
 
     def shouldRotate(self) -> bool:
         """
-        @return: whether the file has reached C{rotateLength} bytes, whoever
-            wrote them.
+        @return: whether the file has reached C{rotateLength} bytes, of all writers.
         """
         return bool(self.rotateLength) and self._size() >= self.rotateLength
 
@@ -41,8 +40,8 @@ class SharedLogFile(LogFile):
 
     def rotate(self) -> None:
         """
-        Rotate the file, unless another process just has, or does so now: then the
-        next line will tell.
+        Rotate the file, unless another process just did, or does so now: then the next
+        write will find the new one.
         """
         with suppress(OSError), self._lock():
             if not self._isMoved():
@@ -52,7 +51,7 @@ class SharedLogFile(LogFile):
 
     def reopen(self) -> None:
         """
-        Go on in the file that has the name now.
+        Continue in the file that has the name now.
         """
         old = self._file
         with suppress(OSError):
@@ -80,10 +79,10 @@ class SharedLogFile(LogFile):
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """
-        Keep others from rotating.  The lock is on the directory, which is
-        there anyway; and anybody may have it, so it is not waited for.
+        Keep others from rotating.  The lock is on the directory, which exists anyway; any
+        program may hold it, so this does not wait for it.
 
-        @raise OSError: if somebody has it.
+        @raise OSError: if another process holds it.
         """
         directory = os.open(self.directory, os.O_RDONLY)
         try:
@@ -105,8 +104,8 @@ def appendOnly(fileno: int) -> None:
 
 def shareAccessLog(factory: Any) -> None:
     """
-    Let a successor write to the access log of a web site, too: Twisted's own
-    file for it would be overwritten, and rotated by each.
+    Let a successor write to the access log of a web site, too: each process would overwrite
+    Twisted's own file for it, and rotate it.
 
     @param factory: what a port is for: a site, or what wraps one, or neither.
     """

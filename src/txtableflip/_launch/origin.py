@@ -1,9 +1,8 @@
 """
-How this process was started, recorded when txtableflip is imported: later the
-application may have gone elsewhere, changed C{sys.argv} or its environment, or
-started processes of its own.  Nothing else in the package acts when it is imported, but
-that a process which was started in an upgrade is ready for signals
-(L{txtableflip._launch.signals}).
+How this process was started, recorded when txtableflip is imported: later the application
+may have changed its directory, C{sys.argv} or its environment, or started processes.
+Nothing else in the package acts when it is imported, except that a process which was
+started in an upgrade becomes ready for signals (L{txtableflip._launch.signals}).
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ that connects it with its parent.
 
 CHANNEL_DESCRIPTOR = 3
 """
-That number: the first behind the standard ones, which is where nothing else is
-in a process that has just been started.
+That number: the first after the standard ones, which is free in a process that has just
+been started.
 """
 
 KEEPER_VARIABLE = "TXTABLEFLIP_KEEPER"
 """
 The environment variable by which a process learns that C{tableflip run} keeps it: the
-number of a pipe's reading end, which comes to its end when the keeper does.
+number of a pipe's reading end, which is at its end of file when the keeper has exited.
 """
 
 KEEPER_DESCRIPTOR = 4
@@ -42,22 +41,20 @@ That number in a child.
 
 UNDO_VARIABLE = "TXTABLEFLIP_UNDO"
 """
-The environment variable by which a child learns what to put back in its
-environment to have that of the first generation: JSON, a value for each name, and
-null for one that was not there.
+The environment variable by which a child learns how to restore the environment of the first
+generation: JSON, a value for each name, and null for one that was not set.
 """
 
 
 def recordEnvironment(current: MutableMapping[str, str], path: str) -> dict[str, str]:
     """
-    Find the environment of the first generation; and take out of our own what tells
-    of it.
+    Find the environment of the first generation, and remove from our own the variable that
+    describes it.
 
-    @param current: the environment as it is by now, which counts if there is no
-        other.
-    @param path: of the file in which the kernel shows that with which this process
-        was started.  A process that changes its title may have written over it.
-    @return: the environment that counts.
+    @param current: the environment as it is by now, which is used if there is no other.
+    @param path: of the file in which the kernel shows that with which this process was
+        started.  A process that changes its title may have overwritten it.
+    @return: the environment to use.
     """
     undo = current.pop(UNDO_VARIABLE, "{}")
     try:
@@ -69,7 +66,7 @@ def recordEnvironment(current: MutableMapping[str, str], path: str) -> dict[str,
     found.pop(CHANNEL_VARIABLE, None)
     found.pop(KEEPER_VARIABLE, None)
     if found.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        # It is somebody else that systemd waits for (sd_watchdog_enabled(3)).
+        # systemd's watchdog waits for another process (sd_watchdog_enabled(3)).
         found.pop("WATCHDOG_USEC", None)
     return undone(found, undo)
 
@@ -78,8 +75,8 @@ def parseEnviron(text: bytes) -> dict[str, str]:
     """
     @param text: what proc_pid_environ(5) describes.
     @return: the variables.
-    @raise ValueError: if it is something else, such as the title of a process and
-        what is left behind that.
+    @raise ValueError: if it is something else, such as the title of a process and the rest
+        of what that has overwritten.
     """
     if text and not text.endswith(b"\0"):
         raise ValueError("it is cut")
@@ -88,7 +85,7 @@ def parseEnviron(text: bytes) -> dict[str, str]:
         name, equals, value = line.partition(b"=")
         if not name or not equals:
             raise ValueError(f"{line!r} is not a variable")
-        # As getenv(3) has it, the first one counts.
+        # As for getenv(3), the first one counts.
         variables.setdefault(os.fsdecode(name), os.fsdecode(value))
     return variables
 
@@ -108,13 +105,13 @@ def undone(environment: Mapping[str, str], undo: str) -> dict[str, str]:
 
 def recordProgram(executable: str | None, name: str) -> tuple[str, str | None]:
     """
-    Find the interpreter, also where Python could not: it looks for itself by the name
-    that it was called by (C{argv[0]}), which may be anything, and find another one.
+    Find the interpreter, even where Python could not: Python looks for itself by the name
+    that it was called by (C{argv[0]}), which may be anything, and lead to another program.
 
     @param executable: what Python has found: C{sys.executable}.
     @param name: what it was called.
-    @return: the path of the program that this process runs, or the empty string if
-        nobody knows; and what to call it, if not by its path.
+    @return: the path of the program that this process runs, or the empty string if that is
+        unknown; and what to call it, if not by its path.
     """
     try:
         real = os.readlink("/proc/self/exe")
@@ -129,7 +126,7 @@ def recordProgram(executable: str | None, name: str) -> tuple[str, str | None]:
 
 def recordStart() -> Start:
     """
-    @return: how this process was started, but for where.
+    @return: how this process was started, except in which directory.
     """
     environment = recordEnvironment(os.environ, "/proc/self/environ")
     program, name = recordProgram(sys.executable, sys.orig_argv[0] if sys.orig_argv else "")
@@ -138,9 +135,8 @@ def recordStart() -> Start:
 
 def recordDirectory(environment: Mapping[str, str]) -> str:
     """
-    @return: the working directory by the name that the user's shell gave it
-        (C{PWD}), if that is true; else by its own; the root directory if it has
-        been removed.
+    @return: the working directory by the name that the user's shell gave it (C{PWD}), if
+        that is right; else by its real name; the root directory if it has been removed.
     """
     named = environment.get("PWD", "")
     try:
@@ -176,11 +172,10 @@ def _recordDescriptor(
     environment: MutableMapping[str, str], name: str, isOne: Callable[[int], bool], what: str
 ) -> int | None:
     """
-    Take the number of a descriptor out of the environment, so that no process which
-    this one starts can mistake it for its own; and keep the descriptor itself from
-    them.
+    Take the number of a descriptor out of the environment, so that no process which this
+    one starts can mistake it for its own; and make the descriptor itself not inheritable.
 
-    @param isOne: says of a mode of L{os.stat_result} whether it may be that.
+    @param isOne: returns whether a mode of L{os.stat_result} is of the right kind.
     @return: the number, if there is one and it names such a descriptor.
     """
     value = environment.pop(name, None)
@@ -198,7 +193,7 @@ def _recordDescriptor(
 
 
 def _warn(line: str, **fields: str) -> None:
-    # Twisted's, which the tableflip command does without.
+    # This imports Twisted, which the tableflip command does without.
     from txtableflip._journal import ProcessLogger  # noqa: PLC0415
 
     ProcessLogger().warn(line, **fields)
@@ -221,18 +216,18 @@ How the first generation was started, as far as this process knows.
 
 ARGUMENTS = START.arguments
 """
-With which arguments this one was: all of them, those of the interpreter first.
+The arguments of this process: all of them, those of the interpreter first.
 """
 
 PROGRAM_ARGUMENTS = tuple(sys.argv[1:])
 """
-Those of the program, as it was started; the last of C{ARGUMENTS}, unless
-somebody has changed them.
+Those of the program, as it was started; the last of C{ARGUMENTS}, unless C{sys.argv} was
+changed before.
 """
 
 STARTED_AS = os.getpid()
 """
-Which process this was when it was started: one that becomes a daemon is another.
+The process id at start: one that becomes a daemon gets another.
 """
 
 KEEPER = recordKeeper(os.environ)
@@ -245,8 +240,8 @@ _channel = recordChannel(os.environ)
 
 def takeChannel() -> int | None:
     """
-    @return: the number of the channel's descriptor, to whoever asks first; or
-        C{None} if this process was not started in an upgrade.
+    @return: the number of the channel's descriptor, for the first caller; C{None} for any
+        later one, or if this process was not started in an upgrade.
     """
     global _channel
     fileno, _channel = _channel, None
@@ -255,6 +250,6 @@ def takeChannel() -> int | None:
 
 def hasChannel() -> bool:
     """
-    @return: whether there is one, and nobody has taken it yet.
+    @return: whether there is one that was not taken yet.
     """
     return _channel is not None

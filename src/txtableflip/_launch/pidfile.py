@@ -1,10 +1,8 @@
 """
-The file that tells the operator which process serves; and one that has outlived
-its process.
+The file that names the process which serves, for the operator; and stale ones.
 
-twistd takes any living process of that number for the one that wrote the file,
-and does not start.  Numbers are given again: after a crash, in a container,
-soon and to much the same processes.
+twistd takes any living process of that pid for the one that wrote the file, and does not
+start.  Pids are reused: after a crash in a container, soon and by much the same processes.
 """
 
 from __future__ import annotations
@@ -23,13 +21,13 @@ from txtableflip.errors import PidFileError
 
 _LONGEST = 32
 """
-How much of a pid file is read, in bytes: more than any process id has.
+How much of a pid file is read, in bytes: more than any process id needs.
 """
 
 _MODE = 0o644
 """
-Whatever the umask is, nobody else may write: who does, says whom the operator's
-signals reach.
+Whatever the umask is, no other user may write: that user would choose which process gets
+the operator's signals.
 """
 
 _RESOLUTION = 0.02
@@ -49,7 +47,7 @@ _HINTS = {
     errno.EISDIR: "Remove the directory of that name",
 }
 """
-What to do, if not to have the directory writable.
+What to do, if not to make the directory writable.
 """
 
 _log = ProcessLogger()
@@ -58,8 +56,8 @@ _log = ProcessLogger()
 def readPid(path: str) -> bytes:
     """
     @return: what a pid file says.
-    @raise OSError: if it cannot be read, or is a directory, or a pipe,
-        which would have us wait for somebody to write.
+    @raise OSError: if it cannot be read, or is a directory, or a pipe, for whose writer we
+        would wait.
     """
     fileno = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
@@ -82,8 +80,8 @@ class PidFile:
 
     def __init__(self, path: str | None) -> None:
         self.path = os.path.abspath(path) if path else None
-        # One name is enough: there is one upgrade at a time, and what a child
-        # that was killed has left there is replaced by the next.
+        # One name is enough: there is one upgrade at a time, and the next one replaces the
+        # file of a child that was killed.
         self._sibling = f"{self.path}.new"
         self._prepared: int | None = None
         self._locked: int | None = None
@@ -99,7 +97,7 @@ class PidFile:
         try:
             with suppress(FileNotFoundError):
                 os.unlink(self._sibling)
-            # Nothing that is put there meanwhile is followed or written to.
+            # If something appears there meanwhile, it is neither followed nor written to.
             fileno = os.open(self._sibling, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _MODE)
         except OSError as error:
             raise self._error(error) from error
@@ -127,7 +125,7 @@ class PidFile:
         if self.path is None:
             return
         with suppress(OSError):
-            # What a link leads to may be anybody's.
+            # A link may lead to a file that is not ours.
             isOurs = self._prepared is None and not os.path.islink(self.path)
             if isOurs and readPid(self.path) == b"%d" % os.getpid():
                 # twistd has written it, or we have.
@@ -144,7 +142,7 @@ class PidFile:
 
     def _keep(self, fileno: int | None) -> None:
         """
-        Have this file locked as long as this process lives, or has another.
+        Lock this file for the rest of this process's life, or until it has another.
         """
         previous, self._locked = self._locked, fileno
         if previous is not None:
@@ -174,14 +172,13 @@ class PidFile:
 
 def removeStale(path: str) -> None:
     """
-    Remove a pid file if the process that it names has ended, and nobody has waited for
-    it; or began after the file was written, and so cannot have written it; or is this
-    one.  A file that does not
-    name a process, twistd removes by itself.  That of a service that lives is locked, so
-    that nothing depends on the clock, which may have been set in between.
+    Remove a pid file if the process that it names is a zombie; or started after the file
+    was written, and so cannot have written it; or is this one.  twistd itself removes a
+    file that does not name a process.  A living service keeps its file locked, so that this
+    does not depend on the clock, which may have been set in between.
 
-    @raise PidFileError: if there is something that is not a file, which twistd
-        would try to read all the same; at a named pipe it would wait for ever.
+    @raise PidFileError: if there is something that is not a regular file, which twistd
+        would try to read all the same; at a named pipe it would wait forever.
     """
     file = Path(path)
     if os.path.exists(path) and not os.path.isfile(path):
@@ -198,7 +195,7 @@ def removeStale(path: str) -> None:
             return
         file.unlink()
     except (OSError, ValueError):
-        # There is none, or we cannot tell: twistd says what it thinks of it.
+        # There is none, or we cannot tell: twistd decides.
         return
     _log.warn(
         "removed the stale pid file {path}: process {owner} {why}",
@@ -218,7 +215,7 @@ def _whyStale(owner: int, written: float) -> str | None:
 
 def claim(path: str) -> None:
     """
-    Find out whether a pid file may be ours, as twistd does before it starts.
+    Check that a pid file may be ours, as twistd does before it starts.
 
     @raise PidFileError: if it names another process that lives, or is not a file.
     """
@@ -239,8 +236,8 @@ def claim(path: str) -> None:
 
 def _lock(fileno: int) -> None:
     """
-    Say that the process which a pid file names lives, where the file system has locks.
-    Somebody may look at just this moment: nothing is waited for.
+    Mark the process which a pid file names as living, where the file system has locks.
+    Another process may be checking at this moment: do not wait.
     """
     with suppress(OSError):
         fcntl.flock(fileno, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -248,7 +245,7 @@ def _lock(fileno: int) -> None:
 
 def isLocked(path: str) -> bool:
     """
-    @return: whether a process that has locked a pid file lives.
+    @return: whether a living process has locked a pid file.
     @raise OSError: if the file cannot be read.
     """
     fileno = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -265,8 +262,8 @@ def isLocked(path: str) -> bool:
 
 def startOf(pid: int) -> float:
     """
-    @return: when a process began, as L{time.time} tells it.
-    @raise OSError: if there is no such process, or it cannot be told.
+    @return: when a process was started, by L{time.time}.
+    @raise OSError: if there is no such process, or that cannot be found out.
     """
     sinceBoot = startedAt(pid) / os.sysconf("SC_CLK_TCK")
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - sinceBoot

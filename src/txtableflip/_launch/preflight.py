@@ -1,9 +1,9 @@
 """
-What would keep the next version from starting, found while this one starts.
+Finds what would keep the next version from starting, while this one starts.
 
-A service that root has started as another user (C{twistd --uid}) has opened
-files that this user may not open again.  The operator should read of that now,
-and not when the first upgrade fails.
+A service that root has started as another user (C{twistd --uid}) has opened files that this
+user may not open again.  The operator should read about that now, and not when the first
+upgrade fails.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """
-A program, found and run in this process as C{python PROGRAM} would have run it.
+Finds a program, and runs it in this process as C{python PROGRAM} would.
 
-L{runpy} is not enough: it puts another C{__main__} in place for the time that the
-program's first lines take only, so that what runs until the process ends, or is
-pickled then, finds ours.
+L{runpy} is not enough: it replaces C{__main__} only while the program's code runs, so that
+threads and exit handlers that run after that, or what is pickled then, would find ours.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from txtableflip.errors import TableflipError
 
 _FIRST_LINES = 200
 """
-How much of a program is read to know its language, in bytes: an installer that cannot
-name Python in the first line does so in the second.
+How much of a program is read to recognise Python, in bytes: an installer that cannot name
+it in the first line does so in the second.
 """
 
 
@@ -43,7 +42,7 @@ class Program:
     What C{__main__} is to be.
 
     @ivar file: its path, if it has one.
-    @ivar spec: as what it would be imported again, if it is a module.
+    @ivar spec: how it would be imported again, if it is a module.
     """
 
     code: CodeType
@@ -54,7 +53,7 @@ class Program:
 
     def run(self) -> None:
         """
-        Run it.  Whatever it raises is raised, and shown as its own.
+        Run it.  What it raises is raised, and shown as its own.
         """
         main = ModuleType("__main__")
         vars(main).update(
@@ -73,10 +72,10 @@ def runProgram(words: Sequence[str]) -> None:
     """
     Find a program, and run it: C{sys.argv}, C{sys.path} and C{__main__} are its own.
 
-    @param words: as they would follow C{python}: C{-m}, a module and its arguments; or
-        a script and its arguments, which may be named as the shell finds it.
-    @raise ProgramError: if there is no such program.  What goes wrong in it is raised
-        as it is, and its traceback begins with the program.
+    @param words: as they would follow C{python}: C{-m}, a module and its arguments; or a
+        script, by its path or by a name on the path, and its arguments.
+    @raise ProgramError: if there is no such program.  Exceptions of the program itself are
+        raised as they are, with a traceback that begins with the program.
     """
     try:
         program = _findProgram(words)
@@ -93,7 +92,7 @@ def _findProgram(words: Sequence[str]) -> Program:
     if name == "-m":
         if not arguments:
             raise ProgramError("-m is to name a module")
-        # What Python has there while it looks for the module.
+        # As Python sets it while it looks for the module.
         sys.argv[:] = ["-m", *arguments[1:]]
         return _findModule(arguments[0])
     path = _findPath(name)
@@ -108,8 +107,8 @@ def _findProgram(words: Sequence[str]) -> Program:
 
 def _findPath(name: str) -> str:
     """
-    @return: the path of a script, or of what has one in it, as a zip file or a
-        directory may: as the shell finds it, if there is no such file.
+    @return: the path of a script, or of a zip file or directory with one in it; one that
+        the shell would find, if there is no such file.
     """
     if name.startswith("-"):
         raise ProgramError(f"{name} stands where a program is to be: a script, or -m MODULE")
@@ -179,10 +178,10 @@ def _load(spec: ModuleSpec, name: str, package: str | None) -> Program:
 
 def _setPath(first: str, *, isNeeded: bool = False) -> None:
     """
-    Have modules looked for beside the program, and not where this process was started.
+    Make Python look for modules beside the program, not where this process was started.
 
-    @param isNeeded: whether the program is in there, so that this is done also where
-        the interpreter was told not to do it.
+    @param isNeeded: whether the program itself is in there, so that this is done even if
+        the interpreter was told not to.
     """
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
         sys.path[0] = first
@@ -192,7 +191,7 @@ def _setPath(first: str, *, isNeeded: bool = False) -> None:
 
 def _showAsTheirs(error: BaseException) -> None:
     """
-    Have an error that ends this process shown without what is ours.
+    Show an error that ends this process without our own frames.
     """
     theirs = error.__traceback__
     while theirs is not None and theirs.tb_frame.f_code.co_filename == __file__:

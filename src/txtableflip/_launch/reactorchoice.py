@@ -1,9 +1,9 @@
 """
 The moment at which a program has chosen its reactor.
 
-Whoever imports the reactor before that chooses for the program, and one that installs
-its own later fails; whoever waits until the reactor runs is too late, for the program
-has begun to listen.  All reactors are installed by one function of Twisted's.
+To import the reactor before that would choose for the program, and one that installs its
+own later would fail; to wait until the reactor runs is too late, because the program has
+begun to listen by then.  All reactors are installed by one function of Twisted's.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _NAME = "twisted.internet.reactor"
 
 def whenReactorIsChosen(chosen: Callable[[Any], object]) -> None:
     """
-    @param chosen: is called with the reactor as soon as that is installed; and again
-        if the program puts another one in its place.
+    @param chosen: is called with the reactor as soon as that is installed; and again if the
+        program replaces it by another one.
     """
     install = main.installReactor
 

@@ -1,5 +1,5 @@
 """
-What people call the release that this process runs: a label, for them alone.
+What people call the release that this process runs: a label that only they interpret.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def checkRelease(label: str) -> None:
 
 def readRelease(path: str) -> str:
     """
-    @param path: of a file that has a label, and nothing else but space around it.
-    @raise ValueError: if it cannot be read, or has something else.
+    @param path: of a file with a label, and nothing else but white space around it.
+    @raise ValueError: if it cannot be read, or contains anything else.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -43,8 +43,8 @@ def releaseIn(directory: str) -> str | None:
     """
     @param directory: by a name in which there may be a symbolic link, as in
         C{/srv/myapp/current}.
-    @return: the name of what the last such link leads to, if there is one, and it makes a
-        label.
+    @return: the name of what the last such link leads to, if there is one, and it is a
+        valid label.
     """
     path = os.path.normpath(directory)
     while not os.path.islink(path):

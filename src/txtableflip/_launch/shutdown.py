@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 class _Watched:
     """
-    Does what a function does, and knows whether that has finished.
+    Wraps a function, and knows whether a call of it has finished.
 
-    @ivar parts: what it calls in its turn, as far as that is known.
+    @ivar parts: the wrapped functions that it calls, as far as they are known.
     """
 
     def __init__(self, call: Callable[..., Any]) -> None:
@@ -31,7 +31,7 @@ class _Watched:
         self._isRunning = False
 
     def __eq__(self, other: object) -> bool:
-        # Who has added a trigger may remove it, by what it was.
+        # Code that added a trigger may remove it by the original function.
         return other is self or self._call == other
 
     def __hash__(self) -> int:
@@ -56,7 +56,7 @@ class _Watched:
 
     def unfinished(self) -> list[str]:
         """
-        @return: what of it runs, in words: the innermost.
+        @return: which parts of it still run, in words: the innermost.
         """
         if not self._isRunning:
             return []
@@ -66,7 +66,7 @@ class _Watched:
         call: Any = self._call
         name = getattr(call, "__qualname__", str(call))
         if hasattr(call, "__self__"):
-            # Who inherits the method is what has not finished.
+            # The class of the object says more than the one that defines the method.
             name = f"{type(call.__self__).__qualname__}.{call.__name__}"
         code = getattr(call, "__code__", None)
         return f"{name} ({code.co_filename}:{code.co_firstlineno})" if code else name
@@ -83,7 +83,7 @@ class Shutdown:
 
     def watch(self) -> None:
         """
-        From now on, know of what is called whether it has finished.
+        Watch everything that will be called at shutdown.
         """
         # A _ThreePhaseEvent, which does not say what it waits for.
         event = getattr(self._reactor, "_eventTriggers", {}).get("shutdown")
@@ -101,8 +101,7 @@ class Shutdown:
 
 def _watch(call: Callable[..., Any]) -> _Watched:
     """
-    @param call: if this stops a service that is made of others, these are watched,
-        too.
+    @param call: if this stops a service that is made of others, those are watched, too.
     """
     if isinstance(call, _Watched):
         return call

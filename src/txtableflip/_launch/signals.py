@@ -21,7 +21,7 @@ _STOP = {"SIGTERM", "SIGINT"}
 
 LOOK_INTERVAL = 10.0
 """
-How often to look whether a signal is still ours, in seconds: nobody says.
+How often to check that a signal's handler is still ours, in seconds: there is no event.
 """
 
 _REDEPLOYS = (
@@ -42,7 +42,7 @@ def redeploySignal(name: str) -> int:
     """
     @param name: the name of a signal that is to redeploy, with or without C{SIG}.
     @return: its number.
-    @raise ValueError: if there is none of that name, or it has another job.
+    @raise ValueError: if there is none of that name, or it has another use.
     """
     number = signalNumber(name)
     full = signal.Signals(number).name
@@ -69,14 +69,14 @@ def signalNumber(name: str) -> int:
 
 def inMainThread() -> bool:
     """
-    @return: whether signals can be had here: only the main thread handles them.
+    @return: whether signals can be handled here: only the main thread can.
     """
     return threading.current_thread() is threading.main_thread()
 
 
 def checkThread() -> None:
     """
-    @raise NotSupported: if signals cannot be had here.
+    @raise NotSupported: if signals cannot be handled here.
     """
     if not inMainThread():
         raise NotSupported(
@@ -90,9 +90,9 @@ _waiting: dict[int, Callable[[], object]] = {}
 
 def rememberSignal(name: str) -> None:
     """
-    Have a signal wait until it is handled, for it would end this process if it
-    came before.  It has a handler, and is not blocked: what this process starts would
-    have it blocked for ever.
+    Remember a signal until its handler is installed: if it came before, it would kill this
+    process.  It gets a handler, and is not blocked: processes that this one starts would
+    have it blocked permanently.
 
     @param name: the signal's, with or without C{SIG}: C{"HUP"}.
     @raise ValueError: if there is none of that name.
@@ -102,8 +102,8 @@ def rememberSignal(name: str) -> None:
 
 def rememberBlocked() -> None:
     """
-    The process that started this one has blocked what would have ended this one so
-    far.
+    Remember the signals that the process which started this one has blocked, because they
+    would have killed this one so far.
     """
     for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         name = getattr(number, "name", "")
@@ -125,14 +125,14 @@ def _remember(number: int, frame: object) -> None:
 
 class SignalHandler:
     """
-    Calls a function when a signal comes, in the main thread and at any moment:
-    the function should do no more than wake the reactor.
+    Calls a function when a signal comes, in the main thread and at any moment: the function
+    should do no more than wake the reactor.
 
-    This leaves alone what the reactor does about signals (it has the wakeup
-    descriptor, for SIGCHLD), so it works where the reactor does nothing, too.
+    This does not change what the reactor does about signals (it has the wakeup descriptor,
+    for SIGCHLD), so it also works where the reactor does nothing.
 
     @ivar previous: the handler that was there before, if any.
-    @ivar isInstalled: whether this one is to be there.
+    @ivar isInstalled: whether this one should be in place.
     """
 
     def __init__(self, number: int, action: Callable[[], object]) -> None:
@@ -143,7 +143,7 @@ class SignalHandler:
 
     def install(self) -> None:
         """
-        Begin to listen, also to a signal that has come while this process was
+        Start handling the signal, including one that has come while this process was
         starting, and was remembered.
         """
         self.previous = signal.signal(self.number, self._handle)
@@ -161,7 +161,7 @@ class SignalHandler:
     @property
     def isReplaced(self) -> bool:
         """
-        Whether somebody else handles the signal by now.
+        Whether other code has replaced the handler.
         """
         return signal.getsignal(self.number) != self._handle
 
@@ -173,8 +173,8 @@ class SignalHandler:
 
     def restore(self) -> None:
         """
-        Put back what was there before; unless that is the default, which would
-        let the signal kill a process that is about to end well.
+        Restore the handler that was there before; unless that is the default, by which the
+        signal would kill a process that is about to exit cleanly.
         """
         self.isInstalled = False
         if self.previous not in (None, signal.SIG_DFL):
@@ -193,9 +193,9 @@ class StopHandler(SignalHandler):
 
     def install(self) -> None:
         """
-        See L{SignalHandler.install}.  Where nobody has handled the signal, it
-        goes on to end the process at once; so it does what it did in a program whose
-        reactor runs in another thread.
+        See L{SignalHandler.install}.  A signal without a handler continues to kill the
+        process at once; and in a program whose reactor runs in another thread, it does what
+        it did before.
         """
         if callable(signal.getsignal(self.number)) and inMainThread():
             super().install()
@@ -212,7 +212,7 @@ class StopHandler(SignalHandler):
 
     def again(self) -> None:
         """
-        Have the signal do what it did before.
+        Let the signal do what it did before.
         """
         self.restore()
         signal.raise_signal(self.number)
@@ -220,7 +220,7 @@ class StopHandler(SignalHandler):
 
 def redeployOn(name: str, reactor: Reactor, redeploy: Callable[[], object]) -> int:
     """
-    Have a signal call something in the reactor, until that stops.
+    Call something in the reactor when a signal comes, until the reactor stops.
 
     @return: the number of the signal.
     @raise ValueError: if there is none of that name.
@@ -237,8 +237,8 @@ def redeployOn(name: str, reactor: Reactor, redeploy: Callable[[], object]) -> i
 
 def stopOn(name: str, reactor: Reactor, stop: Callable[[], object]) -> StopHandler:
     """
-    Have a signal call something in the reactor the first time that it comes, as
-    soon as the reactor runs, which has handlers of its own by then.
+    Call something in the reactor when a signal comes for the first time.  The handler is
+    installed when the reactor runs, which has installed its own by then.
 
     @raise ValueError: if there is none of that name.
     """
@@ -263,10 +263,10 @@ def stopOn(name: str, reactor: Reactor, stop: Callable[[], object]) -> StopHandl
 
 def refuseSignal(name: str, reactor: Reactor, refuse: Callable[[], object]) -> None:
     """
-    Have a signal that was remembered so far, and never can be heeded, answered each
-    time that it comes.
+    Refuse a signal that was remembered so far, and can never be obeyed, each time that it
+    comes.
 
-    @param refuse: says why, in the reactor.
+    @param refuse: called in the reactor, to say why.
     @raise ValueError: if there is none of that name.
     """
     number = redeploySignal(name)
@@ -278,8 +278,8 @@ def refuseSignal(name: str, reactor: Reactor, refuse: Callable[[], object]) -> N
 
 def surviveOthers(name: str, reactor: Reactor) -> None:
     """
-    Have the signals that redeploy elsewhere, and are not the one that does here, not
-    end this process, which the operator takes for another; unless they have a meaning.
+    Warn instead of dying when the operator sends a signal that usually redeploys, but is
+    not the one that does here; unless the application handles it.
 
     @param name: the one that does.
     """
@@ -299,10 +299,10 @@ def surviveOthers(name: str, reactor: Reactor) -> None:
 
 def _watch(reactor: Reactor, handler: SignalHandler, taken: str, lost: str) -> None:
     """
-    Warn if a signal has had another owner; and once, if it gets one.
+    Warn if a signal had another owner before; and once, if it gets another.
 
-    @param taken: the warning that it was taken from somebody.
-    @param lost: the warning that somebody has taken it.
+    @param taken: the warning that it was taken from another owner.
+    @param lost: the warning that another owner has taken it.
     """
     name = signal.Signals(handler.number).name
     if _isTheirs(handler.previous):
@@ -334,5 +334,5 @@ def _ownerOf(handler: Any) -> str:
 
 
 if hasChannel():
-    # The sooner, the fewer processes are started with what the parent has blocked.
+    # The sooner, the fewer processes are started with the signals blocked.
     rememberBlocked()

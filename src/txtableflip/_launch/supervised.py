@@ -1,5 +1,6 @@
 """
-Who watches the process id of this process, and would take an upgrade for its end.
+Supervisors that watch the process id of this process, and would take an upgrade for its
+exit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SYSTEMD = (
 
 def warnOfWatchers() -> None:
     """
-    Warn of whoever watches this process, a first generation.
+    Warn if a supervisor watches this process, a first generation.
     """
     if KEEPER is not None:
         return
@@ -46,7 +47,8 @@ def watchedBy(
     @param session: the session of that process: systemd gives one to each process that
         it starts, and a daemon is not the leader of its own.
     @param parent: the parent of that process.
-    @return: who watches a first generation, and what to do; if somebody does.
+    @return: what watches a first generation, and what to do about it; C{None} if nothing
+        does.
     """
     if pid == 1:
         return PROCESS_1

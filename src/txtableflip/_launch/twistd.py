@@ -8,30 +8,30 @@ Theory of twistd: what it does, in this order, and what we do about it.
      subcommand C{tableflip} are complete before twistd's own are: their
      C{postOptions} makes the L{Upgrader <txtableflip.Upgrader>}, which knows them,
      before the application's first C{tableflip:} string would make one which does
-     not; loads the application; deletes a stale pid file, for twistd looks at that
+     not; loads the application; deletes a stale pid file, because twistd checks that
      next; and names our log observer in twistd's options, which twistd looks up
      after that.
   2. It makes its runner (L{ApplicationRunner}).  From here on it can be
      found (L{txtableflip._launch.chosen}): in the main thread, on the stack, and
      nowhere else.
-  3. The runner checks the pid file: it refuses to start if there is one that
-     names a process which lives.
+  3. The runner checks the pid file: it refuses to start if that names a living
+     process.
   4. It makes the application: C{makeService} of a subcommand, or the C{.tac} file.
-     There an application of which we know nothing yet makes its endpoints.
+     There an application that has not called us before makes its endpoints.
   5. It opens the log, by the name in its options and in the directory that is
      current: L{Twistd.observer}.
-  6. It becomes what the operator sees.  To change its name it starts itself once
-     more, and all that was inherited is lost, so a child has C{--originalname}.  It
-     becomes a daemon, for which its parent would think that it has died, so a child
-     has C{--nodaemon}.  It writes the pid file, which names the parent still, so a
-     child has C{--pidfile=} (L{keepInForeground}).
+  6. It changes its process.  To change its name it starts itself once more, and all
+     that was inherited is lost, so a child has C{--originalname}.  It becomes a
+     daemon, which its parent would take for its death, so a child has
+     C{--nodaemon}.  It writes the pid file, which still names the parent, so a child
+     has C{--pidfile=} (L{keepInForeground}).
   7. It starts the services, the privileged ones first, and becomes another user
      in between.
   8. It runs the reactor.  In its first turn the L{UpgradeService
      <txtableflip.UpgradeService>} makes the log a shared one (L{Twistd.shareLog})
-     and takes the pid file away (L{Twistd.takePidFile}): it edits the runner's
-     options, in which twistd will look when it ends.
-  9. It removes the pid file that these options name, whatever that says.
+     and takes over the pid file (L{Twistd.takePidFile}): it edits the runner's
+     options, in which twistd will look when it exits.
+  9. It removes the pid file that these options name, whatever that contains.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ from txtableflip._launch.signals import redeploySignal
 
 OBSERVER = "txtableflip.log.observer"
 """
-The value of C{--logger} by which twistd makes a log that is shared.  It is in the
-command lines of successors, and never changes.
+The value of C{--logger} by which twistd makes a shared log.  It is in the command lines of
+successors, and never changes.
 """
 
 _MOST_DESCRIPTORS = 1024
 """
-Below this is the log file, which is opened early.
+The log file's descriptor is below this, because it is opened early.
 """
 
 _FOREGROUND = ("--nodaemon", "--pidfile=", "--originalname")
@@ -71,8 +71,8 @@ _FOREGROUND = ("--nodaemon", "--pidfile=", "--originalname")
 
 def findRunner() -> Any:
     """
-    @return: the L{ApplicationRunner} that runs this process, or C{None}: twistd
-        keeps it nowhere but on the stack.
+    @return: the L{ApplicationRunner} that runs this process, or C{None}: twistd keeps it
+        only on the stack.
     """
     frame = sys._getframe()  # noqa: SLF001
     while frame is not None:
@@ -85,8 +85,8 @@ def findRunner() -> Any:
 
 def isItself(runner: Any) -> bool:
     """
-    @return: whether twistd is the program that runs, and has read its options from
-        the command line.  If not, another program has given it some of its own making.
+    @return: whether twistd is the program that runs, and has read its options from the
+        command line.  If not, another program has made them.
     """
     if ARGUMENTS[len(ARGUMENTS) - len(PROGRAM_ARGUMENTS) :] != PROGRAM_ARGUMENTS:
         return False
@@ -97,7 +97,7 @@ def isItself(runner: Any) -> bool:
 
 def _isRunAsProgram() -> bool:
     """
-    @return: whether that is on the stack by which twistd reads C{sys.argv}.
+    @return: whether the function by which twistd reads C{sys.argv} is on the stack.
     """
     frame = sys._getframe()  # noqa: SLF001
     while frame is not None:
@@ -109,8 +109,8 @@ def _isRunAsProgram() -> bool:
 
 def _isNamedInArguments(config: Any) -> bool:
     """
-    @return: whether the command line says what twistd runs.  If C{sys.argv} is another
-        one by now, the application has changed that; else whoever called twistd has.
+    @return: whether the command line says what twistd runs.  If C{sys.argv} differs by now,
+        the application has changed it in that case, and otherwise the caller of twistd.
     """
     named = getattr(config, "subCommand", None) or config.get("python") or config.get("file")
     return bool(named) and any(word.endswith(named) for word in PROGRAM_ARGUMENTS)
@@ -129,8 +129,8 @@ class Twistd(Launcher):
         return [*ARGUMENTS[:own], *keepInForeground(PROGRAM_ARGUMENTS)]
 
     def takePidFile(self) -> str | None:
-        # twistd would remove whatever is there when it ends, and that may be the
-        # successor's by then.
+        # twistd would remove any file there when it exits, which may be the successor's by
+        # then.
         path: str | None = self._runner.config.get("pidfile")
         self._runner.config["pidfile"] = ""
         return path or None
@@ -143,7 +143,7 @@ class Twistd(Launcher):
         if not os.path.isfile(path):
             return
         for fileno in _openDescriptors():
-            # One is gone: that by which the directory was read.
+            # One is closed: that by which the directory was read.
             with suppress(OSError):
                 if os.path.samestat(os.fstat(int(fileno)), os.stat(path)):
                     appendOnly(int(fileno))
@@ -171,22 +171,22 @@ class Twistd(Launcher):
 
     def _logPath(self) -> str:
         """
-        @return: where the log file is, if there is one.  twistd has found it by
-            this name, and may have gone elsewhere since.
+        @return: where the log file is, if there is one.  twistd opened it by this name, and
+            may have changed its directory since.
         """
         return os.path.join(DIRECTORY, self._runner.config.get("logfile") or "twistd.log")
 
 
 class TwistdInside(Twistd):
     """
-    twistd, run by a program that has a command line of its own, such as C{tahoe run}:
-    that is started again as it was, and what twistd must not do is said to it by
-    L{stayInForeground}, or by L{txtableflip._launch.charge} before.
+    twistd, run by a program with its own command line, such as C{tahoe run}: that is
+    started again as it was, and L{stayInForeground} or, earlier,
+    L{txtableflip._launch.charge} tells twistd what it must not do.
     """
 
     def __init__(self, runner: Any, *, looksAtPidFile: bool = True) -> None:
         """
-        @param looksAtPidFile: whether a successor would, if that is in its options.
+        @param looksAtPidFile: whether a successor would check the pid file in its options.
         """
         super().__init__(runner)
         self._pidFile = looksAtPidFile and runner.config.get("pidfile")
@@ -208,9 +208,9 @@ class TwistdInside(Twistd):
 
 def stayInForeground() -> None:
     """
-    Make a twistd whose options are not on the command line do what L{keepInForeground}
-    asks of one: in a child, before its runner goes on with the application that
-    is just being made.
+    Make a twistd whose options are not on the command line do what L{keepInForeground} asks
+    of one: in a child, before its runner continues with the application that is just being
+    made.
     """
     runner = findRunner()
     if runner is None:
@@ -225,7 +225,7 @@ def stayInForeground() -> None:
 
 def keepLogFile(config: Any) -> None:
     """
-    Whoever is told to stay in the foreground would log to standard output.
+    Name the log file, as a twistd that stays in the foreground would log to standard output.
     """
     if not (config.get("nodaemon") or config.get("logfile")):
         config["logfile"] = "twistd.log"
@@ -233,8 +233,8 @@ def keepLogFile(config: Any) -> None:
 
 def _openDescriptors() -> Iterable[str | int]:
     """
-    @return: the numbers of what is open, at least; where nothing lists them, as in
-        some chroots, of all that may be.
+    @return: the numbers of all open descriptors, at least; where they are not listed, as in
+        some chroots, all possible numbers.
     """
     for directory in ("/proc/self/fd", "/dev/fd"):
         with suppress(OSError):
@@ -268,11 +268,11 @@ def _rotateOnSignal(log: SharedLogFile) -> None:
 
 def keepInForeground(arguments: Sequence[str]) -> list[str]:
     """
-    Make twistd's arguments those of a child: it must not become a daemon,
-    which would look as if it had died; nor touch the pid file, which names its
-    parent; nor change its name, for which it would start itself once more and
-    lose the channel; nor write to the log file as if it were alone.  All that
-    is inserted after the user's own options, because the last one counts.
+    Make twistd's arguments those of a child: it must not become a daemon, which would look
+    as if it had died; nor touch the pid file, which names its parent; nor change its name,
+    for which it would start itself once more and lose the channel; nor write to the log
+    file as if it were its only writer.  All that is inserted after the user's own options,
+    because the last one counts.
 
     @param arguments: what follows C{twistd} on the command line.
     """
@@ -307,8 +307,8 @@ def keepInForeground(arguments: Sequence[str]) -> list[str]:
 
 def _isWhole(parse: Callable[[Sequence[str]], object], some: Sequence[str]) -> bool:
     """
-    @return: whether these options lack no value, so that C{--} after them is
-        the end of the options and not the value of the last one.
+    @return: whether no value is missing from these options, so that C{--} after them ends
+        the options and is not the value of the last one.
     """
     try:
         parse(some)

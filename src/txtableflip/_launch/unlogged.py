@@ -1,6 +1,6 @@
 """
-Where our warnings go if nobody has begun to log what Twisted does: to L{logging}, which
-writes them to standard error if nobody has configured that, either.
+Where our warnings go if the program has not started Twisted's logging: to L{logging}, which
+writes them to standard error if that is not configured, either.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from txtableflip.interfaces import Reactor
 
 _LEVELS = {LogLevel.warn: logging.WARNING, LogLevel.error: logging.ERROR}
 """
-Which of ours; what is critical, Twisted writes by itself.
+Which of ours are passed on; Twisted itself writes critical ones.
 """
 
 _KEPT = 100
@@ -30,7 +30,7 @@ _KEPT = 100
 
 def isLogged() -> bool:
     """
-    @return: whether somebody has begun to log.
+    @return: whether Twisted's logging has been started.
     """
     return getattr(globalLogBeginner, "_temporaryObserver", None) is None
 
@@ -38,8 +38,8 @@ def isLogged() -> bool:
 @implementer(ILogObserver)
 class Unlogged:
     """
-    Passes on what nobody else hears.  A program that begins to log when its reactor
-    runs is given what it has missed, so until then nothing is passed on.
+    Passes on events that no other observer gets.  A program that starts logging when its
+    reactor runs gets what it has missed, so nothing is passed on before that.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Unlogged:
 
     def begin(self) -> None:
         """
-        Whoever has not begun to log by now, does not.
+        A program that has not started logging by now does not: pass on what has come.
         """
         early, self._early = self._early or (), None
         if not isLogged():
@@ -71,7 +71,7 @@ def _pass(event: Any) -> None:
 
 def beHeard(reactor: Reactor) -> None:
     """
-    Have our warnings heard, as soon as the reactor runs.
+    Pass on our warnings as soon as the reactor runs, if they are not logged.
     """
     observer = Unlogged()
     globalLogPublisher.addObserver(observer)

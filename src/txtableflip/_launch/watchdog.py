@@ -1,5 +1,5 @@
 """
-What ends a process that does not end by itself.
+Kills a process that does not exit by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ How long the last entry in the log may take, in seconds.
 
 EXIT_STATUS = 1
 """
-The status of a process that had to be ended.
+The exit status of a process that had to be killed.
 """
 
 _log = ProcessLogger()
@@ -28,14 +28,14 @@ _log = ProcessLogger()
 
 class Watchdog:
     """
-    Ends this process at a moment that may be moved, whatever the process does then,
-    with a last entry in the log that says what held it.
+    Kills this process at a time that may be moved, whatever the process does then, with a
+    last entry in the log that says what still runs.
     """
 
     def __init__(self, unfinished: Callable[[], list[str]]) -> None:
         """
-        @param unfinished: says what the reactor waits for, in words, in a thread of
-            its own.
+        @param unfinished: returns what the reactor waits for, in words; called in another
+            thread.
         """
         self._unfinished = unfinished
         self._moved = threading.Condition()
@@ -44,7 +44,7 @@ class Watchdog:
 
     def endIn(self, seconds: float) -> None:
         """
-        End this process in some time, and not at the moment that was set before.
+        Kill this process in so many seconds, instead of at the time that was set before.
         """
         with self._moved:
             self._end = time.monotonic() + seconds
@@ -59,7 +59,7 @@ class Watchdog:
         try:
             self._thread.start()
         except RuntimeError as error:
-            # The successor may have been the last process that there could be.
+            # The successor may have used up the limit on processes.
             _log.error(
                 "cannot start the exit watchdog; this process will not be killed if it hangs: "
                 "{error}",
@@ -71,7 +71,7 @@ class Watchdog:
             while (left := self._end - time.monotonic()) > 0:
                 self._moved.wait(left)
         try:
-            # Whoever holds this process may hold a lock that a line in the log needs.
+            # The thread that hangs may hold a lock that a line in the log needs.
             writer = threading.Thread(target=self._sayWhatRuns, daemon=True)
             writer.start()
             writer.join(LOG_TIMEOUT)

@@ -1,9 +1,9 @@
 """
 Twisted's datagram ports, on sockets that are bound already.
 
-C{adoptDatagramPort} does that for plain UDP only (Twisted's issues 6594 and
-6598): it knows neither UNIX addresses nor multicast groups.  The way in is the
-hook in which these ports make and bind their sockets.
+C{adoptDatagramPort} does that for plain UDP only (Twisted's issues 6594 and 6598): it knows
+neither UNIX addresses nor multicast groups.  We override the hook in which these ports make
+and bind their sockets.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from txtableflip._draining.connections import Connections
 
 class AdoptedPort:
     """
-    Mixed into a port: has its socket given.
+    Mixed into a port that is given its socket.
 
     @ivar connections: those of the process, which know what it is just answering.
-    @ivar hasReceived: whether anything has come, which may have to be answered.
+    @ivar hasReceived: whether anything was received, which may have to be answered.
     """
 
     adopted: socket.socket
@@ -70,7 +70,7 @@ class AdoptedMulticastPort(_AdoptedInternet, udp.MulticastPort):
 
 class AdoptedUNIXDatagramPort(AdoptedPort, unix.DatagramPort):
     """
-    Twisted's UNIX datagram port, which leaves the path alone.
+    Twisted's UNIX datagram port, which does not touch the path.
     """
 
     def _bindSocket(self) -> None:

@@ -1,5 +1,5 @@
 """
-Loops that one failure does not end.
+Loops that continue after a failure.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 def forEach(action: str, things: Iterable[T], do: Callable[[T], object]) -> list[Exception]:
     """
-    Do something with each of several things, also behind one with which it
-    fails, and log each failure.
+    Do something with each of several things, even after one with which it fails, and log
+    each failure.
 
     @param action: what is done, for the log: C{"park"}.
     @return: the errors, in order.

@@ -78,15 +78,15 @@ def _endpointOf(reactor: InheritingReactor, description: str) -> Any:
 @implementer(IStreamServerEndpoint)
 class GivenEndpoint:
     """
-    An endpoint whose socket somebody has opened for the first generation, which knows
-    it by the number of its descriptor; any other has it from its parent, and knows by
-    that number only the name.
+    An endpoint whose socket was opened for the first generation, which knows it by the
+    number of its descriptor; any other has it from its parent, and uses that number only as
+    a name.
     """
 
     def __init__(self, reactor: InheritingReactor, description: str, fileno: int) -> None:
         """
-        @raise InvalidEndpoint: if no such socket was given to the first generation,
-            and this is another.
+        @raise InvalidEndpoint: if the first generation was given no such socket, and this
+            is a later one.
         """
         self._reactor = reactor
         self._description = description
@@ -105,7 +105,7 @@ class GivenEndpoint:
 
     def _take(self) -> HeldDescriptor:
         if not self._reactor.ports.isFirst:
-            # What the parent has left of this name, others have claimed.
+            # Other endpoints have claimed all that was inherited with this name.
             raise self._missing("is left")
         try:
             sock = socket.socket(fileno=self._fileno)
@@ -127,14 +127,14 @@ class GivenEndpoint:
 class ActivatedEndpoint:
     """
     A C{systemd:} endpoint, whose socket the first generation has from systemd
-    (sd_listen_fds(3)), and any other from its parent: C{LISTEN_FDS} speaks to
-    one process only.
+    (sd_listen_fds(3)), and any other from its parent: C{LISTEN_FDS} is for one process
+    only.
     """
 
     def __init__(self, reactor: InheritingReactor, description: str) -> None:
         """
-        @raise InvalidEndpoint: if systemd has passed no such socket to the
-            first generation, and this is another.
+        @raise InvalidEndpoint: if systemd has passed no such socket to the first
+            generation, and this is a later one.
         """
         self._reactor = reactor
         self._description = description
@@ -159,7 +159,7 @@ class ActivatedEndpoint:
     def _takeFromSystemd(self) -> HeldDescriptor:
         endpoint: Any = self._given
         if endpoint is None:
-            # What the parent has left of this name, others have claimed.
+            # Other endpoints have claimed all that was inherited with this name.
             raise self._missing()
         return _own(socket.socket(fileno=endpoint.fileno))
 

@@ -15,8 +15,8 @@ from twisted.internet.error import CannotListenError
 
 def canonicalAddress(interface: str, port: Any) -> str:
     """
-    @return: an address in the one way in which we write it, as bind(2) would
-        understand it: C{localhost} is C{127.0.0.1}, and no interface is all.
+    @return: an address in its canonical form, as bind(2) would understand it:
+        C{localhost} is C{127.0.0.1}, and no interface means all.
     """
     if isIPv6Address(interface):
         host, scope, zone = interface.partition("%")
@@ -43,7 +43,7 @@ def bindInternet(model: Any) -> socket.socket:
     Make the socket of a port of Twisted's that has not been started, and bind
     it to the address of that port.
 
-    @raise CannotListenError: if the address cannot be had.
+    @raise CannotListenError: if the address cannot be bound.
     """
     sock: socket.socket = model.createInternetSocket()
     try:

@@ -1,6 +1,6 @@
 """
-Why an address is in use: the process before this one listens there, which it would not
-have to, if the sockets were known by the same names.
+Why an address is in use: the process before this one listens there, and the socket would
+have been inherited if both processes used the same name for it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ _INTERNET = ("tcp", "tcp6", "udp", "udp6")
 
 def whyInUse(error: object, inherited: Iterable[Key]) -> str | None:
     """
-    @param error: what happened, while this process started.
-    @param inherited: what the process before has handed over, and nobody has asked
-        for.
-    @return: what to do about it, if it is that.
+    @param error: what happened while this process started.
+    @param inherited: what the process before has handed over, and was not asked for.
+    @return: what to do about it, if that is the cause.
     """
     reason = getattr(error, "socketError", None)
     if not isinstance(error, CannotListenError) or _errno(reason) != errno.EADDRINUSE:
@@ -52,7 +51,7 @@ def explaining(
     """
     @param create: makes a socket.
     @return: what it has made.
-    @raise CannotListenError: as C{create} does, with what to do about it.
+    @raise CannotListenError: as C{create} does, plus what to do about it.
     """
     try:
         return create()

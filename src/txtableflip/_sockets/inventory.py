@@ -1,9 +1,8 @@
 """
 The descriptors that go from generation to generation.
 
-Those that were inherited and not asked for yet are C{inherited}; those that
-this process has made or claimed are C{used}, and go to its child: the names are
-tableflip's (C{Fds}).
+Those that were inherited and not claimed yet are C{inherited}; those that this process has
+made or claimed are C{used}, and go to its child: the names are tableflip's (C{Fds}).
 """
 
 from __future__ import annotations
@@ -90,8 +89,7 @@ class Descriptor:
 @dataclass(frozen=True)
 class SocketOptions:
     """
-    What the socket of a listener is to be like, where that may differ from
-    release to release.
+    The options of a listener's socket that may differ from release to release.
 
     @ivar backlog: the length of its queue, if that matters.
     @ivar mode: the permissions of its path, if it has one.
@@ -109,8 +107,8 @@ class HeldDescriptor:
     One descriptor of the inventory, which owns it.
 
     @ivar identity: the same in any process.
-    @ivar path: the identity of the path the socket is bound to, if it is ours
-        to remove.
+    @ivar path: the identity of the path that the socket is bound to, if it is ours to
+        remove.
     @ivar backlog: the length of the queue that it was given, if any.
     @ivar mode: the permissions that its path was given, if any.
     """
@@ -126,9 +124,9 @@ class HeldDescriptor:
     @property
     def isOpen(self) -> bool:
         """
-        Whether the descriptor is open still.  Whoever knows its number may have
-        closed that, as a file object does which was made of it; and then the
-        number is soon another file's.
+        Whether the descriptor is still open.  Other code that knows its number may have
+        closed it, such as a file object made from it; then the number is soon another
+        file's.
         """
         try:
             return identify(self.handle.fileno()) == self.identity
@@ -137,7 +135,7 @@ class HeldDescriptor:
 
     def close(self) -> None:
         """
-        Close the descriptor, if that has not been done.
+        Close the descriptor, if it is open.
         """
         if self.isOpen:
             self.handle.close()
@@ -169,10 +167,10 @@ class Changes:
 
 class Inventory:
     """
-    What this process holds, and what it has been left.
+    What this process uses, and what it has inherited.
 
-    @ivar isSettled: whether the changes are complete: a process that opens ports all the
-        time would remember all of them.
+    @ivar isSettled: whether the changes are complete: otherwise a process that opens ports
+        all the time would record all of them.
     @ivar isStored: whether a service manager has all of it, too.
     @ivar changed: called when something is used, or is not any more.
     """
@@ -216,7 +214,7 @@ class Inventory:
 
     def claim(self, key: Key) -> HeldDescriptor | None:
         """
-        Move what was inherited under a name among what is used.
+        Move what was inherited under a name to what is used.
 
         @return: it, or C{None} if there is nothing of that name: make it, and
             L{add} it.
@@ -234,7 +232,7 @@ class Inventory:
 
     def giveBack(self, key: Key, held: HeldDescriptor) -> None:
         """
-        Have what was claimed as it was before, unless another has its name by now.
+        Undo a claim, unless the name is used for something else by now.
         """
         if self.used.get(key) is held:
             self.setAside(key)
@@ -243,14 +241,13 @@ class Inventory:
 
     def unclaimed(self) -> list[str]:
         """
-        @return: what was inherited to listen on, and nobody has, in words.
+        @return: the inherited listeners that were not claimed, in words.
         """
         return [str(key) for key in self.inherited if key.kind == "listener"]
 
     def add(self, key: Key, held: HeldDescriptor) -> HeldDescriptor:
         """
-        Take in a descriptor that this process has made, in the place of what had
-        its name.
+        Add a descriptor that this process has made, instead of what had its name.
 
         @return: C{held}.
         """
@@ -261,8 +258,8 @@ class Inventory:
 
     def remove(self, key: Key, held: HeldDescriptor) -> None:
         """
-        Close a descriptor, which no child will get any more, unless that has
-        been done: another may have its name by now.
+        Close a descriptor, which no child will get any more, unless that has been done:
+        its name may be used for another by now.
         """
         if self.used.get(key) is held:
             self.setAside(key)
@@ -270,7 +267,7 @@ class Inventory:
 
     def setAside(self, key: Key) -> None:
         """
-        Have something no more, and leave it open.
+        Remove something without closing it.
         """
         del self.used[key]
         self._ordinals.release((key.kind, key.network, key.address), key.ordinal)
@@ -278,7 +275,7 @@ class Inventory:
 
     def putBack(self, key: Key, held: HeldDescriptor) -> None:
         """
-        Have again what was L{setAside}.
+        Add again what was L{setAside}.
         """
         self.used[key] = held
         self._ordinals.take((key.kind, key.network, key.address), key.ordinal)
@@ -301,8 +298,8 @@ class Inventory:
 
     def closeInherited(self) -> None:
         """
-        Close what was inherited and is not claimed, which the parent goes on with, or has
-        ended.
+        Close what was inherited and not claimed: the parent continues to use it, unless it
+        has exited.
         """
         forEach("close", self.inherited.values(), HeldDescriptor.close)
         self.inherited.clear()
@@ -326,7 +323,7 @@ class Inventory:
 
     def entries(self) -> tuple[Entry | UnknownEntry, ...]:
         """
-        @return: what a child is to be told about everything in use, and passed on.
+        @return: the child's entries for everything in use, and everything passed on.
         """
         self.prune()
         used = (entryOf(key, held) for key, held in self.used.items())
@@ -342,7 +339,7 @@ class Inventory:
 
     def inodes(self) -> set[int]:
         """
-        @return: the inodes of the sockets in use, which tell them from others.
+        @return: the inodes of the sockets in use, which identify them.
         """
         self.prune()
         return {
@@ -354,8 +351,7 @@ class Inventory:
 
 def identify(fileno: int) -> Identity:
     """
-    @return: what tells this socket or file from any other, in whichever
-        process.
+    @return: what identifies this socket or file, in any process.
     """
     status = os.fstat(fileno)
     return Identity(status.st_dev, status.st_ino)
@@ -363,7 +359,8 @@ def identify(fileno: int) -> Identity:
 
 def endForAll(key: Key, held: HeldDescriptor) -> None:
     """
-    Close what nobody listens on any more, whoever else has it, and remove its path.
+    Close what is not listened on any more, in all processes that have it, and remove its
+    path.
     """
     unixpaths.abandon(key.address, held.path)
     stopForAll(held)
@@ -372,19 +369,19 @@ def endForAll(key: Key, held: HeldDescriptor) -> None:
 
 def stopForAll(held: HeldDescriptor) -> None:
     """
-    Refuse who wants to connect, whoever else has the socket.
+    Refuse new connections, even if other processes have the socket.
     """
     if isinstance(held.handle, socket.socket) and held.backlog is not None:
-        # Whoever else has it lets go of it later: clients should not wait so long.
-        # What we have not made, as we know by the backlog, is not ours to end:
-        # systemd's, for example, is to serve the next start.
+        # The others close it later: clients should not wait that long.  A socket that we
+        # have not made, as the backlog shows, is not ours to shut down: systemd's, for
+        # example, is to serve the next start.
         with suppress(OSError):
             held.handle.shutdown(socket.SHUT_RDWR)
 
 
 def _kind(opened: HasDescriptor) -> tuple[int, int]:
     """
-    @return: the family and the type of a socket, or twice 0 for what is not one.
+    @return: the family and the type of a socket; 0 and 0 for anything else.
     """
     if isinstance(opened, socket.socket):
         return int(opened.family), int(opened.type)
@@ -393,7 +390,7 @@ def _kind(opened: HasDescriptor) -> tuple[int, int]:
 
 def entryOf(key: Key, held: HeldDescriptor) -> Entry:
     """
-    @return: what a child is to be told about a descriptor.
+    @return: the child's entry for a descriptor.
     """
     family, kind = _kind(held.handle)
     return Entry(
@@ -439,15 +436,15 @@ def _open(fileno: int) -> HasDescriptor:
         found = socket.socket(fileno=fileno)
     except OSError:
         return Descriptor(fileno)
-    # It does not block, but Python believes that it does, and would make it
-    # do so in dup(): for the parent, too, which would then hang in accept(2).
+    # It does not block, but Python assumes that it does, and would make it block in dup():
+    # for the parent, too, which would then hang in accept(2).
     found.setblocking(False)
     return found
 
 
 def _compare(entry: Entry, found: HasDescriptor) -> None:
     """
-    Compare a descriptor with what its entry says that it is.
+    Compare a descriptor with its entry.
 
     @raise ChannelError: if it is another.
     """

@@ -24,7 +24,7 @@ _log = ProcessLogger()
 
 def checkMigrates(migrates: bool | str | None) -> None:
     """
-    @raise ValueError: if that is none of the choices.
+    @raise ValueError: if that is not one of the choices.
     """
     if migrates is not None and migrates not in _CHOICES:
         raise ValueError(f"migrate must be True, False or 'together', and not {migrates!r}")
@@ -34,9 +34,9 @@ def whetherToMigrate(
     key: Key, factory: Any, wanted: bool | str | None, ofAll: bool | str
 ) -> bool | str:
     """
-    @param wanted: what is said of a listener, if anything.
-    @param ofAll: what is said of all.
-    @return: what is to be done with its connections.
+    @param wanted: what was chosen for this listener, if anything.
+    @param ofAll: what was chosen for all.
+    @return: whether its connections migrate, and how.
     @raise NotInheritable: if they are to migrate, and cannot.
     """
     migrates = ofAll if wanted is None else wanted
@@ -50,6 +50,6 @@ def whetherToMigrate(
 
 
 def _isTLS(factory: Any) -> bool:
-    # Whoever uses it has imported it, and pyOpenSSL need not be installed.
+    # An application that uses it has imported it; pyOpenSSL need not be installed.
     tls = sys.modules.get("twisted.protocols.tls")
     return tls is not None and isinstance(factory, tls.TLSMemoryBIOFactory)

@@ -96,7 +96,7 @@ class Fds:
 
     def _add(self, kind: str, name: str, opened: HasDescriptor) -> None:
         """
-        Keep something, in the place of what had its name.
+        Keep something, instead of what had its name.
         """
         self._inventory.add(Key(kind, "", name, 0), HeldDescriptor(opened))
 
@@ -108,8 +108,8 @@ class Fds:
 
 def _share(sock: socket.socket) -> socket.socket:
     """
-    @return: a copy, which is not blocking: nor is the original, from now on,
-        because that is a property of what they share.
+    @return: a copy, which is not blocking: nor is the original from now on, because that is
+        a property of the open socket that they share.
     """
     copy = sock.dup()
     copy.setblocking(False)

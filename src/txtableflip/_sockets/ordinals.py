@@ -1,5 +1,5 @@
 """
-Numbers for what has the same name otherwise.
+Numbers for things that otherwise have the same name.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from heapq import heappop, heappush
 
 class Ordinals:
     """
-    The numbers in use under each name, and the lowest that is free, found without a look
-    at all the others.
+    The numbers in use under each name, and the lowest that is free, found without a scan of
+    all others.
     """
 
     def __init__(self) -> None:

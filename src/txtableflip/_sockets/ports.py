@@ -52,18 +52,18 @@ from txtableflip.interfaces import Reactor
 
 MOST_TURNS = 100
 """
-In how many turns of the reactor queues are emptied at most, a hundred connections in
-each: new ones may come all the time.
+In how many reactor turns queues are emptied at most, a hundred connections in each: new
+ones may come all the time.
 """
 
 _LONGEST_QUEUE = 2**31 - 1
 """
-What listen(2) takes at most, which shortens it as the system is configured.
+The longest queue that listen(2) takes; the kernel then shortens it to what is configured.
 """
 
 ANY = SocketOptions()
 """
-The socket is as it was made.
+The socket stays as it was made.
 """
 
 _log = ProcessLogger()
@@ -74,14 +74,14 @@ class _Listener:
     """
     A socket of the inventory, and the reactor's port on it.
 
-    @ivar wanted: what the socket is to be like in this release.
-    @ivar ownsPath: whether its path is ours to remove: if this process has made it,
-        and from when it is final that it serves; until that is final of a child.
+    @ivar wanted: the socket's options in this release.
+    @ivar ownsPath: whether its path is ours to remove: if this process has made it, or it
+        is final that it serves; and until it is final that a child serves.
     @ivar answering: what it has still to do when a child has the socket.
-    @ivar isLent: whether the parent may go on with it, for nothing is final yet.
+    @ivar isLent: whether the parent may still take it back, as nothing is final yet.
     @ivar hasLock: whether the lock beside the path has been ours.
     @ivar isStopping: whether its port has been told to close.
-    @ivar isReleased: whether the application listens on it no more.
+    @ivar isReleased: whether the application has stopped listening on it.
     """
 
     key: Key
@@ -111,7 +111,7 @@ class _Listener:
         """
         Make a port of it.
 
-        @param release: called when the application listens on it no more.
+        @param release: called when the application stops listening on it.
         @param forget: called when the port is closed.
         """
         try:
@@ -146,8 +146,8 @@ class _Listener:
 
     def _applyOptions(self, changed: list[str]) -> None:
         """
-        Give an inherited socket the options of this release, if they are
-        others than those of the last.
+        Give an inherited socket the options of this release, if they differ from those of
+        the last.
         """
         backlog, mode = self.wanted.backlog, self.wanted.mode
         if backlog is not None and self.held.backlog not in (None, backlog):
@@ -176,7 +176,7 @@ class _Listener:
 
     def acceptSome(self) -> None:
         """
-        Accept who waits, or a hundred of these, though it is parked.
+        Accept up to a hundred of the clients that wait, though it is parked.
         """
         self.port.doRead()
 
@@ -196,13 +196,13 @@ class _Listener:
 
     def disown(self) -> None:
         """
-        Leave its path, and the lock beside it, to another process.
+        Its path, and the lock beside it, are another process's from now on.
         """
         self.ownsPath = self.hasLock = False
 
     def answerIn(self, tasks: Tasks) -> None:
         """
-        Have the drain wait for what a port that receives datagrams may have to send.
+        Make the drain wait for what a port that receives datagrams may have to send.
         """
         if _mayAnswer(self.port):
             self.answering = tasks.begin(str(self), self.port.protocol, self.port.stopListening)
@@ -226,8 +226,8 @@ class _Listener:
 
 class KeptFactories:
     """
-    The factories of ports that have been closed, which are not stopped as long as
-    there may be connections.
+    The factories of ports that have been closed, which are not stopped while there may be
+    connections.
     """
 
     def __init__(self) -> None:
@@ -256,10 +256,10 @@ class Ports:
 
     @ivar accepting: whether this is the generation that accepts.
     @ivar shared: what a child has, too.
-    @ivar isFirst: whether there was none before it.
+    @ivar isFirst: whether there was no generation before it.
     @ivar isReady: whether this process has said that it is.
     @ivar factories: those of the ports that have been closed.
-    @ivar migrates: whether connections migrate if nothing is said of their listener.
+    @ivar migrates: whether connections migrate unless their listener says otherwise.
     """
 
     def __init__(
@@ -303,13 +303,13 @@ class Ports:
         Accept connections on the socket of a name.
 
         @param create: makes the socket if none was inherited.
-        @param options: what it is to be like if it was.
-        @param drainTimeout: how long its connections have to finish when this
-            process leaves, in seconds, if not as long as all.
+        @param options: those that an inherited one gets.
+        @param drainTimeout: how long its connections have to finish when this process
+            exits, in seconds, if not as long as all.
         @param migrates: whether they go to the next generation, and if so, whether
             C{"together"}; C{None} for what L{migrates} says.
         @raise ValueError: if listen(2) would not take the backlog.
-        @raise NotInheritable: if connections are to migrate that cannot.
+        @raise NotInheritable: if its connections are to migrate, and cannot.
         """
         _checkBacklog(key, options)
         self._prepareFactory(factory)
@@ -377,8 +377,8 @@ class Ports:
 
     def finalise(self) -> None:
         """
-        Make of what was inherited what this release wants, own the paths, and let go
-        of what nobody has claimed.
+        Give what was inherited the options of this release, own the paths, and drop what
+        was not claimed.
         """
         changed = self.inventory.changes.changed
         forEach("finalise", self._listening(), lambda listener: listener.finalise(changed))
@@ -386,8 +386,8 @@ class Ports:
 
     def letGo(self) -> None:
         """
-        A child has everything for good: close what accepts.  What receives datagrams
-        has still to answer some.
+        A child has everything permanently: close what accepts.  Ports that receive
+        datagrams may still have some to answer.
         """
         for listener in self._listeners:
             if self.shared.isTold(listener.held):
@@ -398,8 +398,8 @@ class Ports:
 
     def stop(self) -> Deferred[Any]:
         """
-        Close all ports, which no child is to inherit then.  Their factories are not
-        stopped yet, for they may have connections: see L{KeptFactories}.
+        Close all ports, which no child is to inherit then.  Their factories are not stopped
+        yet, because they may have connections: see L{KeptFactories}.
 
         @return: a Deferred that fires when they are closed.
         """
@@ -407,7 +407,7 @@ class Ports:
 
     def forgetAll(self) -> None:
         """
-        This process ends: close all sockets, and remove the names that are ours.
+        This process exits: close all sockets, and remove the names that are ours.
         """
         self.shared.leave()
         forEach("forget", self._listeners, self._forget)
@@ -420,16 +420,16 @@ class Ports:
 
     def _release(self, listener: _Listener) -> None:
         if listener.isReleased:
-            # What it was on may be another's by now.
+            # Its name and path may be used by another listener by now.
             return
         listener.isReleased = True
         if listener.isLent:
-            # If the parent does not, it is dropped when that is final.
+            # It is dropped when it is final that this process serves.
             self.inventory.giveBack(listener.key, listener.held)
         elif not self.shared.stop(listener.key, listener.held):
             listener.removePath()
             if self.inventory.isStored and self.accepting:
-                # The service manager lets go of it a moment later.
+                # The service manager closes it a moment later.
                 stopForAll(listener.held)
             self.inventory.remove(listener.key, listener.held)
 
@@ -448,11 +448,11 @@ def _checkBacklog(key: Key, options: SocketOptions) -> None:
 @inlineCallbacks
 def acceptQueued(reactor: Reactor, ports: Ports, seconds: float) -> Any:
     """
-    Accept who waits in the queues, though all ports are parked: for when nobody else
+    Accept the clients in the queues, though all ports are parked: for when no other process
     will, and the sockets are about to be closed.
 
     @param seconds: how long that may take.
-    @return: a Deferred that fires when it has been done.
+    @return: a Deferred that fires when the queues are empty, or after that time.
     """
     end = reactor.seconds() + seconds
     for _ in range(MOST_TURNS):
@@ -487,8 +487,8 @@ def _adoptStream(
 
 def _mayAnswer(port: Any) -> bool:
     """
-    @return: whether the protocol of a port, which receives nothing any more, may have
-        something to send; a protocol that knows how it ends may say goodbye.
+    @return: whether the protocol of a port, which receives nothing any more, may still have
+        something to send; one that can be drained may say goodbye.
     """
     if not isinstance(port, AdoptedPort):
         return False
@@ -497,9 +497,9 @@ def _mayAnswer(port: Any) -> bool:
 
 def callWhenClosed(port: Any, call: Callable[[], object]) -> None:
     """
-    Have something done before a port of the reactor's is closed, whoever does
-    that: a datagram protocol may, as it has the port for its transport, and the
-    reactor may, if the kernel says that the socket is dead.
+    Call something before a port of the reactor's is closed, by whatever code: a datagram
+    protocol may close it, as the port is its transport, and so may the reactor, if the
+    kernel reports that the socket is dead.
     """
     lost = port.connectionLost
 
@@ -530,7 +530,7 @@ class _ListeningPort:
     @property
     def _type(self) -> str:
         """
-        What a TCP port calls itself in the log: Twisted's listenSSL has it be C{"TLS"}.
+        What a TCP port calls itself in the log: Twisted's listenSSL sets it to C{"TLS"}.
         """
         return cast(str, self._port._type)  # noqa: SLF001 - the wrapped port's own
 

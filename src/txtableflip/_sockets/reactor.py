@@ -33,12 +33,12 @@ from txtableflip.interfaces import Reactor
 
 class InheritingReactor:
     """
-    The reactor, but for the ways of listening, which are those of its
-    interfaces, and adopt sockets through L{Ports}.
+    The reactor, except that its ways of listening, which are those of its interfaces, adopt
+    sockets through L{Ports}.
 
     @ivar ports: those.
-    @ivar listened: how often something has listened through this object, by
-        which one can tell that an endpoint did.
+    @ivar listened: how often something has listened through this object, which shows
+        whether an endpoint did.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class InheritingReactor:
         """
         @param drainTimeout: how long the connections of what listens through
             this object have to finish, in seconds, if not as long as all.
-        @param migrates: whether they go to the next generation, if that is not as it is
-            with all.
+        @param migrates: whether they go to the next generation, if that differs from what
+            holds for all.
         """
         self.ports = ports
         self.listened = 0
         self._drainTimeout = drainTimeout
         self._migrates = migrates
-        # Twisted's own ports want more of a reactor than we call.
+        # Twisted's own ports call more of a reactor than we do.
         self._reactor: Any = reactor
         directlyProvides(self, providedBy(reactor))
 
@@ -199,7 +199,7 @@ class InheritingReactor:
 
 def _nameAdopted(ports: Ports, transport: str, fileDescriptor: int) -> Key:
     """
-    @raise NotInheritable: if the number is that of something else in this process.
+    @raise NotInheritable: if the number is another descriptor's in this process.
     """
     held = [*ports.inventory.used.values(), *ports.inventory.inherited.values()]
     with copyOf(fileDescriptor) as sock:
@@ -214,7 +214,7 @@ def _nameAdopted(ports: Ports, transport: str, fileDescriptor: int) -> Key:
 
 def copyOf(fileDescriptor: int) -> socket.socket:
     """
-    @return: a copy of somebody's socket, which is not blocking.
+    @return: a copy of the caller's socket, which is not blocking.
     @raise OSError: if there is no such descriptor, or it is not a socket.
     """
     sock = socket.socket(fileno=os.dup(fileDescriptor))

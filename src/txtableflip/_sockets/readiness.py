@@ -1,5 +1,5 @@
 """
-What is still to happen before this process can say that it is ready.
+What must still happen before this process can say that it is ready.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _log = ProcessLogger()
 
 class Readiness:
     """
-    Waits until what clients had they will have: every endpoint that has been made
-    listens, or is forgotten by all; whatever the application named has happened; and
-    each listener that was inherited is claimed.  For those that are not it waits a
-    while only, for a release may listen elsewhere.
+    Waits until clients will have what they had: every endpoint that has been made listens,
+    or has no references left; whatever the application named has happened; and each
+    listener that was inherited is claimed.  It waits for those only for a while, because a
+    release may listen elsewhere.
 
     @ivar descriptions: the strings of which endpoints have been made.
     """
@@ -62,7 +62,7 @@ class Readiness:
 
     def require(self, happening: Deferred[Any]) -> Deferred[Any]:
         """
-        Wait for something; if it fails, this process never will be ready.
+        Wait for something; if it fails, this process will never be ready.
 
         @return: C{happening}.
         """
@@ -78,8 +78,8 @@ class Readiness:
 
     def whenSettled(self) -> Deferred[None]:
         """
-        @return: a Deferred that fires when there is nothing left to wait for, or
-            fails as the first thing did.
+        @return: a Deferred that fires when there is nothing left to wait for, or fails with
+            the first error of what was waited for.
         """
         self._asked = True
         self._check()
@@ -117,7 +117,7 @@ class Readiness:
 
     def _goOn(self) -> None:
         """
-        Nobody listens on some of what was inherited.
+        Continue without the inherited listeners that were not claimed.
         """
         self._isLate = True
         left = ", ".join(self._inventory.unclaimed())

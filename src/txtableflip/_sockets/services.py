@@ -1,5 +1,5 @@
 """
-What is inherited of a program that knows nothing of us, and listens through the
+What is inherited from a program that does not use txtableflip, and listens through the
 reactor itself: its services.
 """
 
@@ -23,11 +23,11 @@ from txtableflip.interfaces import Reactor
 
 STARTING = 60.0
 """
-How long after its start a program may begin to listen for a service, in seconds, also
-if it has said nothing of that: it may wait for its database.
+How long after its start a program may begin to listen for a service, in seconds, even if it
+has not announced that: it may wait for its database.
 """
 
-# A port for TLS is one for TCP, which the reactor makes by its own method.
+# The reactor makes a port for TLS as one for TCP, by its own method.
 _WAYS_TO_LISTEN = (
     "listenTCP",
     "listenUNIX",
@@ -43,8 +43,8 @@ _log = ProcessLogger()
 
 def inheritServices(reactor: Any, ports: Ports) -> None:
     """
-    Have the reactor itself listen as an L{InheritingReactor} does, where that is for
-    a service.
+    Make the reactor itself listen as an L{InheritingReactor} does, where that is for a
+    service.
     """
     services = _ServicesReactor(reactor, ports)
     for name in _WAYS_TO_LISTEN:
@@ -56,7 +56,7 @@ def inheritServices(reactor: Any, ports: Ports) -> None:
 
 class _NotAService(Exception):
     """
-    What is about to be listened on stays with this process.
+    What is about to be listened on is for this process only.
     """
 
     def __init__(self, key: Key, why: str) -> None:
@@ -66,10 +66,10 @@ class _NotAService(Exception):
 
 class _ServicesReactor(InheritingReactor):
     """
-    Inherits services: what listens at an address that somebody chose, from the start
-    of the program on, or that the parent has left.  Whatever else listens, as for the
-    session of one client, has a plain port of Twisted's, stays with the process that
-    has opened it, and receives there to the end: the drain waits for that.
+    Inherits services: what listens at a chosen address from the start of the program on, or
+    was inherited.  Anything else that listens, as for the session of one client, gets a
+    plain port of Twisted's, stays with the process that has opened it, and receives there
+    to the end: the drain waits for that.
     """
 
     def __init__(self, reactor: Reactor, ports: Ports) -> None:
@@ -105,7 +105,7 @@ class _ServicesReactor(InheritingReactor):
         return super().listenOn(key, *arguments)
 
     def _receive(self, key: Key, create: Any, model: Any, *arguments: Any) -> IListeningPort:
-        # A resolver draws lots for the number of the port from which it asks.
+        # A resolver picks a random port from which it asks.
         if IResolver.providedBy(getattr(model.protocol, "controller", None)):
             raise _NotAService(key, "it is for a query to a name server")
         self._requireService(key)
@@ -113,7 +113,7 @@ class _ServicesReactor(InheritingReactor):
 
     def _requireService(self, key: Key) -> None:
         """
-        @raise _NotAService: if that is none.
+        @raise _NotAService: if that is not a service.
         """
         connections = self.ports.connections
         if not key.network.startswith("unix") and key.address.endswith(":0"):
@@ -134,8 +134,8 @@ class _ServicesReactor(InheritingReactor):
 
     def _isStarting(self) -> bool:
         """
-        Whether what listens now may be a service that comes late: a program that
-        listens nowhere has not begun.
+        Whether what listens now may be a service that is late: a program that does not
+        listen yet is still starting.
         """
         if not self.ports.isReady or self._reactor.seconds() < self._begin + STARTING:
             return True
@@ -143,8 +143,8 @@ class _ServicesReactor(InheritingReactor):
 
     def _keep(self, key: Key, port: Any) -> None:
         """
-        Have the drain wait for what a plain port accepts; and for the port, if it is
-        one of a session.
+        Make the drain wait for what a plain port accepts; and for the port, if it belongs
+        to a session.
         """
         connections = self.ports.connections
         name = _nameOf(key, port)

@@ -1,13 +1,13 @@
 """
-What changes between the manifest and the commit: the parent goes on listening and
-stopping to while its child starts.
+What changes between the manifest and the commit: the parent continues to listen and to stop
+listening while its child starts.
 
-What the parent has opened since goes to the child with Commit.  What it has stopped
-is not taken from the child, whose release listens as it says itself: until it is
-final who serves, the socket stays open, with its path and its lock, and then it is
-the child's to serve on or to drop; or if no child takes over, it ends as if it had
-been stopped only then.  Nor could it be closed before, as the child has it, too: an
-address that is stopped and listened on again has the same socket as before.
+What the parent has opened since goes to the child with Commit.  What it has stopped is not
+taken from the child, whose release decides by itself where it listens: until it is final
+which process serves, the socket stays open, with its path and its lock; then the child
+serves on it or drops it; or if no child takes over, it is closed as if it had been stopped
+only then.  It could not be closed before anyway, as the child has it, too: an address that
+is stopped and listened on again has the same socket as before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from txtableflip.errors import ChannelError
 
 class Shared:
     """
-    What a child has been told of, and may come to serve on.
+    What a child has been told about, and may come to serve on.
     """
 
     def __init__(self, inventory: Inventory) -> None:
@@ -33,7 +33,7 @@ class Shared:
 
     def tell(self) -> None:
         """
-        A child has been told of everything that there is.
+        A child has been told about everything that is in use.
         """
         self._told.update(self._inventory.used.values())
 
@@ -45,7 +45,7 @@ class Shared:
 
     def news(self) -> News:
         """
-        @return: what no child has been told of yet.
+        @return: what no child has been told about yet.
         """
         self._inventory.prune()
         used = self._inventory.used.items()
@@ -57,9 +57,9 @@ class Shared:
 
     def stop(self, key: Key, held: HeldDescriptor) -> bool:
         """
-        Nobody listens on a socket any more, in this process.
+        This process does not listen on a socket any more.
 
-        @return: whether it stays as it is, for a child has it.
+        @return: whether it stays as it is, because a child has it.
         """
         isKept = held in self._told and self._inventory.used.get(key) is held
         if isKept:
@@ -80,7 +80,7 @@ class Shared:
 
     def takeBack(self) -> None:
         """
-        No child takes over: end what was stopped.
+        No child takes over: close what was stopped.
         """
         self._told.clear()
         stopped, self._stopped = self._stopped, {}
@@ -88,8 +88,8 @@ class Shared:
 
     def leave(self) -> None:
         """
-        This process ends, and no child takes over.  What a service manager has, too, is
-        to serve the next start.
+        This process exits, and no child takes over.  Sockets that a service manager has,
+        too, are for the next start.
         """
         if self._inventory.isStored:
             for key, held in self._stopped.items():
@@ -100,7 +100,7 @@ class Shared:
 
     def letGo(self) -> None:
         """
-        A child has everything for good.
+        A child has everything permanently.
         """
         self._told.clear()
         stopped, self._stopped = self._stopped, {}
@@ -111,8 +111,8 @@ def learn(inventory: Inventory, news: News) -> None:
     """
     Take in, as inherited, what the parent has opened since its manifest.
 
-    @raise ChannelError: if it is not what it should be, or in the place of what this
-        process has taken in use: all of it is closed then.
+    @raise ChannelError: if it is not what it should be, or replaces what this process uses
+        already: all of it is closed then.
     """
     came = Inventory()
     came.inherit(*news)
@@ -128,11 +128,11 @@ def learn(inventory: Inventory, news: News) -> None:
     for key, held in came.inherited.items():
         name = key
         if key in inventory.used and key.kind == "listener":
-            # Two that the kernel chose the port of, or the like: both have clients.
+            # As of two whose port the kernel chose: both have clients.
             name = _nextAfter(key, taken)
             taken.add(name)
         elif key in inventory.inherited:
-            # The parent has that no more.
+            # The parent has replaced it.
             inventory.inherited[key].close()
         inventory.inherited[name] = held
 
@@ -145,8 +145,8 @@ def _nextAfter(key: Key, taken: set[Key]) -> Key:
 
 def _checkUse(inventory: Inventory, key: Key) -> None:
     """
-    @raise ChannelError: if this process would go on with what the parent has replaced.
-        A connection it has: that one has ended, and this one's peer comes again.
+    @raise ChannelError: if this process would continue with what the parent has replaced.
+        Not for a connection: the one that it has is over, and its peer connects again.
     """
     if key in inventory.used and key.kind in ("file", "socket"):
         raise ChannelError(

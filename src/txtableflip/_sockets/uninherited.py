@@ -1,5 +1,5 @@
 """
-Where this process listens without us.
+Where this process listens without txtableflip.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 def foreignListeners(known: set[int]) -> list[str]:
     """
-    Find the sockets on which this process accepts connections or receives
-    datagrams from anybody, besides those that are known by their inodes.
+    Find the sockets on which this process accepts connections, or receives datagrams from
+    any client, besides those that are known by their inodes.
 
-    @return: their addresses; none on a platform that does not tell (proc(5)).
+    @return: their addresses; none on a platform without proc(5).
     """
     return sorted({_describe(sock) for sock in _ownSockets(known) if _isListener(sock)})
 
@@ -35,7 +35,7 @@ def _ownSockets(known: set[int]) -> Iterator[socket.socket]:
                 with socket.socket(fileno=os.dup(int(name))) as sock:
                     yield sock
         except OSError:
-            # The descriptor by which the directory was read is closed again.
+            # The descriptor by which the directory was read is closed by now.
             continue
 
 
@@ -45,14 +45,14 @@ def _isListener(sock: socket.socket) -> bool:
     try:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:
-        # A family that knows nothing of connections.
+        # A family without connections.
         return False
 
 
 def _isService(sock: socket.socket) -> bool:
     """
-    @return: whether a datagram socket was bound to a port that somebody chose:
-        those that ask others (name servers) have one that the kernel chose.
+    @return: whether a datagram socket was bound to a chosen port: those of clients (of name
+        servers) have one that the kernel chose.
     """
     try:
         with open("/proc/sys/net/ipv4/ip_local_port_range") as limits:

@@ -1,7 +1,7 @@
 """
 The names of UNIX sockets in the file system, and the locks beside them.
 
-A path is ours only while it is the inode that we bound: whoever removes or
+A path is ours only while it is the inode that we bound: if another program removes or
 replaces it, we neither remove nor adopt what is there then.
 """
 
@@ -26,8 +26,8 @@ _log = ProcessLogger()
 
 _LONGEST_PID = 9
 """
-How many digits a process id has at most: more than the kernel gives
-(C{PID_MAX_LIMIT} of proc_sys_kernel(5)), and none that kill(2) cannot take.
+How many digits a process id has at most: more than the kernel uses (C{PID_MAX_LIMIT} of
+proc_sys_kernel(5)), and few enough for kill(2).
 """
 
 
@@ -49,8 +49,8 @@ def asGiven(address: Any) -> str:
 
 def canonical(path: str) -> str:
     """
-    @return: the one way in which we write it, which names the same file wherever this
-        process goes.
+    @return: its canonical form, which names the same file if this process changes its
+        directory.
     """
     return path if isAbstract(path) else os.path.abspath(path)
 
@@ -71,14 +71,14 @@ def bind(sock: socket.socket, address: str, mode: int) -> Identity | None:
 
     @param address: as it was given.
     @return: the identity of the path, or C{None} for an abstract name.
-    @raise CannotListenError: if the path cannot be had.
+    @raise CannotListenError: if the path cannot be bound.
     """
     if isAbstract(address):
         _bind(sock, address)
         return None
-    # The file gets the mode of the socket, less the umask: so nobody may connect who
-    # must not, even for a moment, and a chmod can only allow more.  The umask itself
-    # is of the whole process: other threads create files meanwhile.
+    # The file gets the mode of the socket, less the umask: so no user can connect who must
+    # not, even for a moment, and a chmod can only allow more.  We cannot change the umask
+    # for that: it is of the whole process, and other threads may create files meanwhile.
     with suppress(OSError):
         os.fchmod(sock.fileno(), mode & 0o777)
     _bind(sock, address)
@@ -96,7 +96,7 @@ def _bind(sock: socket.socket, address: str) -> None:
 
 def _explain(address: str, error: OSError) -> OSError:
     """
-    Say more of a path that exists than that it exists.
+    Explain why an existing path is in use.
     """
     if error.errno != errno.EADDRINUSE or isAbstract(address):
         return error
@@ -118,11 +118,11 @@ def _isSocket(address: str) -> bool:
 
 def _isAlive(address: str) -> bool:
     """
-    @return: whether somebody listens at a path.
+    @return: whether a process listens at a path.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # A full queue would keep a blocking connect(2) waiting; it answers
-        # EAGAIN to this one, and there is somebody then.
+        # A full queue would block connect(2); a nonblocking one fails with EAGAIN, which
+        # means that a process listens.
         probe.setblocking(False)
         return probe.connect_ex(address) != errno.ECONNREFUSED
 
@@ -149,8 +149,8 @@ def remove(address: str, identity: Identity | None) -> None:
 
 def abandon(address: str, identity: Identity | None) -> None:
     """
-    Unlink a path that is not wanted any more, if it still is what was bound,
-    and the lock that an earlier generation has left beside it.
+    Unlink a path that is not used any more, if it still is what was bound, and the lock
+    beside it, which may be an earlier generation's.
     """
     if identity is not None and identityAt(address) == identity:
         remove(address, identity)
@@ -178,7 +178,7 @@ def lock(address: str) -> None:
             raise CannotListenError(None, address, OSError(errno.EADDRINUSE, hint)) from error
         if not isinstance(error, PermissionError) or not os.path.lexists(theLock.name):
             raise
-        # What the lock names is a living process, of another user's.
+        # The lock names a living process of another user.
         isOurs = False
     if not isOurs:
         owner = os.readlink(lockName(address))
@@ -192,8 +192,8 @@ def lock(address: str) -> None:
 
 def _takeFromZombie(name: str) -> bool:
     """
-    Remove a lock whose owner has ended, though nobody has waited for it yet, as in a
-    container it may be for ever: L{FilesystemLock} takes it for a living one.
+    Remove a lock whose owner is a zombie, which it may be forever in a container:
+    L{FilesystemLock} takes that for a living process.
 
     @return: whether there was one.
     """
@@ -206,8 +206,8 @@ def _takeFromZombie(name: str) -> bool:
 
 def _isLock(name: str) -> bool:
     """
-    @return: whether a lock is there: a symbolic link that says which process has
-        it, and leads nowhere.
+    @return: whether a lock is there: a dangling symbolic link that names the process which
+        has it.
     """
     try:
         owner = os.readlink(name)
@@ -218,13 +218,13 @@ def _isLock(name: str) -> bool:
 
 def takeLock(address: str) -> None:
     """
-    Make the lock beside a path ours, with no moment at which there is none:
-    clients may look at it (C{connectUNIX(checkPID=True)}).
+    Make the lock beside a path ours, so that there is one at every moment: clients may
+    check it (C{connectUNIX(checkPID=True)}).
     """
     pid = str(os.getpid())
     sibling = f"{lockName(address)}.{pid}"
     with _reporting("take over the lock of", address):
-        # One may be left there by a process that had our number.
+        # A process that had our pid may have left one there.
         with suppress(FileNotFoundError):
             os.unlink(sibling)
         os.symlink(pid, sibling)
@@ -243,8 +243,8 @@ def releaseLock(address: str) -> None:
 @contextmanager
 def _reporting(what: str, address: str) -> Iterator[None]:
     """
-    Log what the operating system refuses, and go on: a name that stays behind
-    does not keep a process from serving, or from stopping.
+    Log what the operating system refuses, and continue: a name that stays behind must not
+    keep a process from serving, or from stopping.
     """
     try:
         yield

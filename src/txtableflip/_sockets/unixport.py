@@ -4,7 +4,7 @@ A listening UNIX socket.
 Twisted's own (L{twisted.internet.unix.Port}) cannot be shared by two processes:
 an adopted one changes the mode of the path to 0666 and the backlog to 50, and
 on closing it unlinks the path and calls shutdown(2), which ends the listening
-in every process.  Ours begins and ends in another way, and is Twisted's in between.
+in every process.  Ours starts and stops in another way, and is Twisted's in between.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class CountedUNIXServer(CountedTransport, unix.Server):
 
 class UNIXPort(unix.Port):
     """
-    Accepts connections on a socket that is shared with other processes, and
-    which it closes in the end without further ado.
+    Accepts connections on a socket that is shared with other processes, and in the end only
+    closes it.
     """
 
     _shouldShutdown = False
@@ -58,7 +58,7 @@ class UNIXPort(unix.Port):
         """
         Begin to accept.
         """
-        # Without it, those who wait could not be told when descriptors run out.
+        # Without it, clients in the queue could not be refused when descriptors run out.
         tcp._reservedFD.reserve()  # noqa: SLF001 - as Twisted's own port does
         log.msg(f"{self._getLogPrefix(self.factory)} starting on {self._name!r}")
         self.factory.doStart()
@@ -78,13 +78,13 @@ def bindUNIX(
     """
     Make a UNIX socket at a path, or with an abstract name.
 
-    @param address: as it was given: a relative one may be at a place of which the
-        whole path is too long for the kernel.
+    @param address: as it was given: a relative one may name a place whose whole path is too
+        long for the kernel.
     @param kind: the type of the socket (socket(2)).
     @param mode: the permissions of the path.
     @param backlog: the length of its queue, if it is to listen.
     @param isLocked: whether to take the lock beside the path, first.
-    @raise CannotListenError: if the path or the lock cannot be had.
+    @raise CannotListenError: if the path cannot be bound, or the lock taken.
     """
     if isLocked:
         unixpaths.lock(address)
