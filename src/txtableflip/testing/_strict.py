@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -28,40 +29,47 @@ For how long a client thinks between two lines at most, in seconds.
 """
 
 
-class _Client:
+class Client:
     """
     One connection.
 
-    @ivar sent: how many lines it has sent.
-    @ivar heard: of each member of its room, how many lines it has got.
+    @ivar early: in how many bytes of what it sends it makes every other pause: in those
+        that a server may have received and not acted upon when it leaves a connection.
+    @ivar lines: how much it has got, in what its protocol counts.
+    @ivar generations: which have answered.
     """
 
-    def __init__(self, sock: socket.socket, number: int, room: list[_Client]) -> None:
+    early = 1 << 16
+
+    def __init__(self, sock: socket.socket, number: int, room: list[Any]) -> None:
         self.sock = sock
         self.number = number
         self.room = room
-        self.sent = 0
-        self.heard: Counter[int] = Counter()
+        self.lines = 0
         self.generations: set[int] = set()
         self.lastHeard = time.monotonic()
         self.worstGap = 0.0
         self._begun = b""
-        self._buffer = b""
 
     def speak(self, *, mayBegin: bool) -> None:
         """
-        Send half a line, or the other half.
+        Send half of something, or the other half.
         """
         if self._begun:
             data, self._begun = self._begun, b""
-        elif mayBegin:
-            line = b"%d %d %s\n" % (self.number, self.sent, b"x" * random.randrange(200))  # noqa: S311
-            self.sent += 1
-            cut = random.randrange(len(line))  # noqa: S311
-            data, self._begun = line[:cut], line[cut:]
+        elif mayBegin and (whole := self.compose()):
+            most = random.choice((len(whole), min(self.early, len(whole))))  # noqa: S311
+            cut = random.randrange(most)  # noqa: S311
+            data, self._begun = whole[:cut], whole[cut:]
         else:
             return
         self.sock.sendall(data)
+
+    def compose(self) -> bytes:
+        """
+        @return: what to send next, if anything.
+        """
+        raise NotImplementedError
 
     def hear(self, data: bytes) -> str | None:
         """
@@ -70,6 +78,42 @@ class _Client:
         now = time.monotonic()
         self.worstGap = max(self.worstGap, now - self.lastHeard)
         self.lastHeard = now
+        return self.understand(data)
+
+    def understand(self, data: bytes) -> str | None:
+        """
+        @return: what is wrong, if anything.
+        """
+        raise NotImplementedError
+
+    @property
+    def isComplete(self) -> bool:
+        """
+        Whether it has said all, and got all that it has to get.
+        """
+        return not self._begun
+
+
+class Member(Client):
+    """
+    One that speaks in lines, which all of its room get.
+
+    @ivar sent: how many it has sent.
+    @ivar heard: of each member of its room, how many it has got.
+    """
+
+    def __init__(self, sock: socket.socket, number: int, room: list[Member]) -> None:
+        super().__init__(sock, number, room)
+        self.sent = 0
+        self.heard: Counter[int] = Counter()
+        self._buffer = b""
+
+    def compose(self) -> bytes:
+        line = b"%d %d %s\n" % (self.number, self.sent, b"x" * random.randrange(200))  # noqa: S311
+        self.sent += 1
+        return line
+
+    def understand(self, data: bytes) -> str | None:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
             try:
@@ -80,14 +124,12 @@ class _Client:
             if padding.strip(b"x") or what != self.heard[who]:
                 return f"got line {what} of {who}, and not {self.heard[who]}"
             self.heard[who] += 1
+            self.lines += 1
             self.generations.add(int(generation))
         return None
 
     @property
     def isComplete(self) -> bool:
-        """
-        Whether it has got all that has been sent in its room.
-        """
         return not self._begun and all(
             self.heard[each.number] == each.sent for each in self.room
         )
@@ -95,31 +137,42 @@ class _Client:
 
 class Strict:
     """
-    Many of these, in a thread.  They speak to a server that sends each line, with a blank
+    Many of these, in a thread.  Members speak to a server that sends each line, with a blank
     and its generation, to all of a room: the connections that have come after each other.
 
     @ivar failures: what went wrong.
     """
 
-    def __init__(self, address: Any, count: int, room: int = 1, think: float = THINK) -> None:
+    def __init__(
+        self,
+        address: Any,
+        count: int,
+        room: int = 1,
+        think: float = THINK,
+        kind: Callable[[socket.socket, int, list[Any]], Client] = Member,
+    ) -> None:
         """
         @param address: where to connect: of TCP, or the path of a UNIX socket.
         @param room: how many are in a room; 1 for those who talk to themselves.
         @param think: how long a client waits until it speaks again, in seconds at most.
+        @param kind: makes a client of a connection, its number, and its room.
         """
         self.failures: list[str] = []
         self._think = think
         self._selector = selectors.DefaultSelector()
-        self._clients: list[_Client] = []
-        members: list[_Client] = []
+        self._clients: list[Client] = []
+        members: list[Client] = []
         for number in range(count):
             if number % room == 0:
                 members = []
-            client = _Client(_connect(address), number, members)
+            client = kind(_connect(address), number, members)
             members.append(client)
             self._clients.append(client)
             self._selector.register(client.sock, selectors.EVENT_READ, client)
-        self._due = [(time.monotonic(), client.number) for client in self._clients]
+        now = time.monotonic()
+        # Not all at once: nobody else would be served meanwhile.
+        self._due = [(now + random.uniform(0, think), each.number) for each in self._clients]  # noqa: S311
+        heapq.heapify(self._due)
         self._isFinishing = False
         self._patience = PATIENCE
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -150,7 +203,7 @@ class Strict:
         """
         How many lines were got.
         """
-        return sum(client.heard.total() for client in self._clients)
+        return sum(client.lines for client in self._clients)
 
     @property
     def generations(self) -> list[set[int]]:
@@ -158,6 +211,13 @@ class Strict:
         Which generations each client has heard.
         """
         return [client.generations for client in self._clients]
+
+    def haveHeard(self, generation: int) -> bool:
+        """
+        @return: whether all whose connections live have heard a generation.
+        """
+        living = [each for each in self._clients if each.sock.fileno() >= 0]
+        return all(generation in each.generations for each in living)
 
     @property
     def gaps(self) -> list[float]:
@@ -167,6 +227,14 @@ class Strict:
         return [client.worstGap for client in self._clients]
 
     def _run(self) -> None:
+        try:
+            self._converse()
+        except Exception as error:
+            # Otherwise nobody would miss what nobody listens to.
+            self.failures.append(f"the clients have failed: {error!r}")
+            raise
+
+    def _converse(self) -> None:
         end = float("inf")
         while time.monotonic() < end:
             if self._isFinishing and end == float("inf"):
@@ -179,10 +247,10 @@ class Strict:
         late = [each for each in self._living() if not each.isComplete]
         self.failures += [f"client {each.number} has not got everything" for each in late]
 
-    def _living(self) -> list[_Client]:
+    def _living(self) -> list[Client]:
         return [key.data for key in self._selector.get_map().values()]
 
-    def _hear(self, client: _Client) -> None:
+    def _hear(self, client: Client) -> None:
         try:
             data = client.sock.recv(65536)
         except OSError as error:
@@ -207,7 +275,7 @@ class Strict:
             again = now + random.uniform(0, self._think)  # noqa: S311
             heapq.heappush(self._due, (again, number))
 
-    def _lose(self, client: _Client, why: str) -> None:
+    def _lose(self, client: Client, why: str) -> None:
         self.failures.append(f"client {client.number}: {why}")
         self._selector.unregister(client.sock)
         client.sock.close()
