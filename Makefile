@@ -75,8 +75,8 @@ conformance: .venv/tools
 	$(BIN)/python conformance/compare.py
 
 # 50 upgrades of each of four programs, 5 of each of four that are not changed, 1,000 in one
-# chain, every fault at every moment, late services, bad releases, overlapping drains, and
-# a keeper: an hour.
+# chain, every fault at every moment, late services, bad releases, overlapping drains,
+# connections that migrate, and a keeper: an hour.
 torture: .venv/tools
 	$(BIN)/pip install --quiet --group torture
 	$(BIN)/python torture/programs.py
@@ -85,6 +85,7 @@ torture: .venv/tools
 	$(BIN)/python torture/late.py
 	$(BIN)/python torture/badreleases.py
 	$(BIN)/python torture/overlap.py
+	$(BIN)/python torture/migration.py
 	$(BIN)/python torture/endurance.py
 	$(BIN)/python torture/keeper.py
 	$(BIN)/pytest -m slow

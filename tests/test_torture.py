@@ -15,6 +15,7 @@ import badreleases
 import endurance
 import keeper
 import late
+import migration
 import overlap
 import programs
 import pytest
@@ -494,6 +495,27 @@ def test_connections_live_to_their_deadlines_or_until_they_are_too_many():
     assert chain.most <= overlap.MOST
     assert len(chain.lives) == 5
     assert jobs[-1] == "generation 6 works"
+
+
+@pytest.mark.process
+def test_connections_of_every_protocol_migrate():
+    """
+    Each client is served by the first generation and by the last one, and gets every byte.
+    """
+    result = migration.tryMigration(upgrades=2, factor=0)
+    assert result.complaints == []
+    assert [error for row in result.rows for error in row.errors] == []
+    assert [row.migrated for row in result.rows] == [2 * migration.LEAST] * len(result.rows)
+    assert (result.home, result.stayed) == (0, 0)
+
+
+@pytest.mark.process
+def test_a_service_that_forgets_is_found_out_in_every_protocol():
+    """
+    The clients can tell.
+    """
+    _, blind = migration.tryControl()
+    assert blind == []
 
 
 @pytest.mark.process
