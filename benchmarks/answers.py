@@ -4,7 +4,7 @@ How long the tableflip command takes, beside the upgrade that it asks for.
     python benchmarks/answers.py
 
 The application is examples/web.py under twistd tableflip, without a probation. The
-upgrade itself is what the process says of it: from its begin until it is final.
+upgrade itself is what the process reports: from its start until it is final.
 """
 
 import json

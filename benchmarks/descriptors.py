@@ -5,10 +5,10 @@ tableflip's own benchmark (BenchmarkUpgrade).
     python benchmarks/descriptors.py
 
 One service each with 4, 400 and 4,000 descriptors of pipes is upgraded in turn,
-round after round.  Measured is the time from SIGHUP until the next process
-serves, which is mostly the start of Python; so what counts is how much more it
-is than with 4, for each descriptor, round by round.  Where Go and a checkout of
-tableflip are ($TABLEFLIP), its own benchmark is run beside it.
+round after round.  We measure the time from SIGHUP until the next process serves,
+which is mostly the start of Python; so what counts is how much more it is than with
+4, for each descriptor, round by round.  If Go and a checkout of tableflip are there
+($TABLEFLIP), its own benchmark is run, too.
 """
 
 import os
@@ -64,7 +64,7 @@ reactor.run()
 
 class Chain:
     """
-    A service that is upgraded, and says who serves through a named pipe.
+    A service that is upgraded, and reports through a named pipe which process serves.
     """
 
     def __init__(self, directory, count):
@@ -110,7 +110,7 @@ def chain(directory, count):
 
 def showGo():
     """
-    Run tableflip's own benchmark, where that can be done.
+    Run tableflip's own benchmark, if possible.
     """
     checkout = os.environ.get("TABLEFLIP")
     if checkout and shutil.which("go"):

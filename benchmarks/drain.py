@@ -3,14 +3,14 @@ How long a client waits whose process drains, when it is one of thousands.
 
     python benchmarks/drain.py
 
-Thousands of idle connections are open to a service, and one that asks without a
-pause.  Then the service is upgraded, and the old process drains: it looks at all of
-them again and again, and the one is still asking.  Compared are the longest waits
-of that one in two windows of the same length: in steady state, right before
-SIGHUP; and from the moment on at which the drain begins.
+Thousands of idle connections are open to a service, and one on which a client asks
+without a pause.  Then the service is upgraded, and the old process drains: it looks
+at all of them again and again, and the client still asks.  We compare its longest
+waits in two windows of the same length: in steady state, right before SIGHUP; and
+from the moment at which the drain begins.
 
-Then the same with HTTP/2 and without the one who asks: how much of a processor's time
-the old process takes while it waits for idle connections.
+Then the same with HTTP/2 and without that client: how much of a processor's time the
+old process takes while it waits for idle connections.
 """
 
 import signal
@@ -29,7 +29,7 @@ How long each window is, in seconds.
 
 SETTLED = 2.0
 """
-How long the beginning of a drain is, in seconds, in which all connections are told.
+How long a drain takes to say goodbye on all connections at its start, in seconds.
 """
 
 SHARE_WINDOW = 5.0
@@ -39,7 +39,7 @@ For how long the processor's time is measured, in seconds.
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """
-What an HTTP/2 client says first: the magic words, and an empty SETTINGS frame.
+What an HTTP/2 client sends first: the connection preface with an empty SETTINGS frame.
 """
 
 SERVICE = """
@@ -85,7 +85,7 @@ reactor.run()
 
 def ask(sock):
     """
-    @return: the seconds until the answer had come.
+    @return: the seconds until the answer was complete.
     """
     begin = time.perf_counter()
     sock.sendall(b"x")
@@ -129,7 +129,7 @@ def upgrade(process):
 
 def processorTime(pid):
     """
-    @return: how much the main thread of a process has had, in seconds.
+    @return: how much processor time the main thread of a process has had, in seconds.
     """
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 

@@ -4,22 +4,22 @@ How long a connection waits while the processes change places.
     python benchmarks/gap.py
 
 The application is examples/web.py under twistd tableflip, and it is upgraded
-again and again.  One client asks it without a pause, each time on a connection
-of its own, and notes how long it took from connecting to the end of the answer.
-So there is always one in progress, and nothing that holds up clients goes unseen.
+again and again.  One client asks it without a pause, each time on a new connection,
+and notes how long it took from connecting to the end of the answer.  So there is
+always one in progress, and nothing that delays clients goes unnoticed.
 
 Three windows of each upgrade are compared, by the longest wait of the connections
 that were in progress in them:
 
 - steady state: the 300 ms right before SIGHUP;
 - the start: from SIGHUP up to the next window, while a new process is started.
-  That takes processors and a fork(2) and is no wait for the switch, but on a small
+  That takes processors and a fork(2) and is not a wait for the switch, but on a small
   machine clients feel it;
 - the switch: 300 ms, too, from 100 ms before the first answer of the new process
-  to 200 ms after it, which is when the old process ends.
+  to 200 ms after it, which is when the old process exits.
 
-What counts is the ratios, upgrade by upgrade.  How much such a ratio is worth
-shows that of steady state to the 300 ms before, where nothing happens at all.
+What counts is the ratios, upgrade by upgrade.  For comparison, there is the ratio of
+steady state to the 300 ms before it, when nothing happens at all.
 """
 
 import os
@@ -43,7 +43,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 class Answer(NamedTuple):
     """
-    A connection: when it began and ended, and who answered.
+    A connection: when it began and ended, and which process answered.
     """
 
     begin: float
@@ -82,7 +82,7 @@ def ask(port):
 
 def askFor(seconds, port):
     """
-    Ask without a pause for so long.
+    Ask without a pause for so many seconds.
     """
     end = time.perf_counter() + seconds
     answers = []
@@ -107,7 +107,7 @@ def askUntilGeneration(wanted, port):
 def longest(answers, begin, end):
     """
     @return: the longest wait of all connections that were in progress between two
-        moments, in milliseconds: of those also that began before or ended after.
+        moments, in milliseconds, including those that began before or ended after.
     """
     return 1000 * max(
         answer.end - answer.begin
@@ -118,7 +118,7 @@ def longest(answers, begin, end):
 
 def upgradeOnce(pid, generation, port):
     """
-    Upgrade once, and wait until the old process is gone.
+    Upgrade once, and wait until the old process has exited.
 
     @param generation: that of the next process.
 

@@ -30,7 +30,7 @@ TABLEFLIP = os.path.join(os.path.dirname(sys.executable), "tableflip")
 @contextmanager
 def keeper(directory, port):
     """
-    Run the application below a keeper, and end both.
+    Run the application below a keeper, and terminate both.
     """
     program = [TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--probation=0", "--app", WEB]
     process = subprocess.Popen(
@@ -49,7 +49,7 @@ def keeper(directory, port):
 
 def sumOf(path, pattern):
     """
-    @return: the sum of what a file of /proc has for a pattern.
+    @return: the sum of the numbers that match a pattern in a file of /proc.
     """
     return sum(map(int, re.findall(pattern, Path(path).read_text(), re.MULTILINE)))
 
@@ -61,7 +61,7 @@ def measure(directory, seconds):
     port = freePort()
     with keeper(directory, port) as pid:
         _, serving = untilGeneration(1, port)
-        # What comes behind the first answer is over.
+        # What the start still does after the first answer is over by then.
         time.sleep(1.0)
         switches = sumOf(f"/proc/{pid}/status", r"ctxt_switches:\s+(\d+)")
         time.sleep(seconds)

@@ -30,14 +30,15 @@ def commandLine(text):
 
 def endProperly():
     """
-    From now on SIGTERM is what Ctrl-C is: all that has been started is ended, too.
+    From now on SIGTERM does what Ctrl-C does: everything that was started is terminated,
+    too.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def allowDescriptors():
     """
-    Allow us, and all that we start, more open files than is usual.
+    Allow this process, and all that it starts, more open files than usual.
     """
     highest = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(highest, 20_000), highest))
@@ -45,7 +46,7 @@ def allowDescriptors():
 
 def waitForEnd(pid):
     """
-    Wait until a process does not run any more.
+    Wait until a process has exited.
     """
     end = time.monotonic() + DEADLINE
     while isAlive(pid):
@@ -57,7 +58,7 @@ def waitForEnd(pid):
 @contextmanager
 def server(code, *arguments):
     """
-    Run a service that prints the number of its port, and end all of its processes.
+    Run a service that prints the number of its port, and terminate all of its processes.
 
     @return: its first process, and the port.
     """

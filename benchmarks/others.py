@@ -300,7 +300,7 @@ def isServing(port):
 
 class Clients:
     """
-    One of each kind, twice.
+    Two clients of each kind.
 
     @ivar failures: what happened, and how often.
     """

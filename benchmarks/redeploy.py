@@ -61,7 +61,7 @@ def untilGeneration(wanted, port):
 
 def end(process):
     """
-    End a process and everything that it started: all are in one session.
+    Terminate a process and everything that it started: all are in one session.
     """
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -71,7 +71,7 @@ def end(process):
 @contextmanager
 def server(directory, port):
     """
-    Run the application, and end it.
+    Run the application, and terminate it.
     """
     process = subprocess.Popen(
         [TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--probation=0", "--app", WEB],

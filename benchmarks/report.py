@@ -3,8 +3,8 @@ All benchmarks, one after another, and a report of them with the machine it is o
 
     make bench                              # or: python benchmarks/report.py
 
-The report is benchmarks/REPORT.md, and is printed, too.  It is written when all
-benchmarks have ended well: if one fails, the report before stays as it is.
+The report is benchmarks/REPORT.md, and is printed, too.  It is written when all benchmarks
+have succeeded: if one fails, the previous report stays as it is.
 """
 
 import os
@@ -125,7 +125,7 @@ BENCHMARKS = (
 
 def firstMatch(path, pattern):
     """
-    @return: what a file of /proc has for a pattern, or None: not all machines
+    @return: the first match of a pattern in a file of /proc, or None: not all machines
         have all lines.
     """
     found = re.search(pattern, Path(path).read_text(), re.MULTILINE)
@@ -151,8 +151,8 @@ def describeMachine():
 
 def run(command):
     """
-    Run a benchmark, and return what it prints.  It has a session of its own, so
-    that only we are told to stop, and it is once.
+    Run a benchmark, and return what it prints.  It gets its own session, so that a signal
+    to stop reaches only us, and it is told once.
     """
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True

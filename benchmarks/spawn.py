@@ -4,9 +4,9 @@ descriptors open.
 
     python benchmarks/spawn.py
 
-A process asks for upgrades to a command that ends at once, in turns with few and with many
-descriptors open, as a server with as many connections has.  Measured is how long the call
-of upgrade() takes, and beside it how long Twisted's own reactor.spawnProcess takes, which
+A process asks for upgrades to a command that exits at once, in turns with few and with many
+descriptors open, as in a server with as many connections.  We measure how long the call of
+upgrade() takes, and beside it how long Twisted's own reactor.spawnProcess takes, which
 lists all that is open; so what counts is the ratios, round by round.
 """
 

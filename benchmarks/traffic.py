@@ -6,9 +6,9 @@ What tableflip: costs the clients of a service, beside plain tcp:.
 One process listens on a plain endpoint and on one with tableflip:, and the same
 client asks at both in turn, round after round: on a connection per request, and
 over one that is kept.  What counts is the ratio of each pair: of the time that
-all requests of a round took, which is throughput upside down, and of what single
-requests took: their median, and what 99 of 100 did not exceed.  For the memory
-of an idle connection, two processes are compared, with one endpoint each.
+all requests of a round took, which is the inverse of throughput, and of the median
+and the 99th percentile of single requests.  For the memory of an idle connection,
+two processes are compared, with one endpoint each.
 """
 
 import os
@@ -50,7 +50,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
 @contextmanager
 def server(*endpoints):
     """
-    Run a web server, and end it.
+    Run a web server, and terminate it.
 
     @return: the process, and the port of each endpoint.
     """
@@ -79,7 +79,7 @@ def receive(sock):
 
 def askAlone(port, count):
     """
-    @return: the seconds that each request took, on a connection of its own.
+    @return: the seconds that each request took, on a new connection.
     """
     taken = []
     for _ in range(count):
@@ -131,7 +131,7 @@ def showRatios(what, ask, ports, options):
 
 def memory(pid):
     """
-    @return: what a process has in memory, in bytes.
+    @return: the resident memory of a process, in bytes.
     """
     status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(re.search(r"VmRSS:\s*(\d+) kB", status)[1])
@@ -139,8 +139,8 @@ def memory(pid):
 
 def perConnection(endpoint):
     """
-    @return: the bytes that an idle connection takes.  Some have been there
-        before, so that what all need is not counted.
+    @return: the bytes that an idle connection takes.  Some are opened before, so that
+        memory which all of them share is not counted.
     """
     with server(endpoint) as (process, (port,)), ExitStack() as stack:
 

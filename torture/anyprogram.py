@@ -4,8 +4,8 @@ C{python -m txtableflip --inherit-all}: none is changed, and none knows of us.
 
     make torture                            # or: python torture/anyprogram.py
 
-Each is installed into a virtual environment of its own, which is kept in the system's
-directory for temporary files: the first run takes some minutes more.
+Each is installed into its own virtual environment, which is kept in the system's directory
+for temporary files: the first run takes some minutes more.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def scrapyd(directory, python, port):
 
 def synapse(directory, python, port):
     """
-    It calls the reactor's methods when it has its database, and wants SIGHUP, too.
+    It calls the reactor's methods when it has its database, and handles SIGHUP itself.
     """
     configuration = directory / "homeserver.yaml"
     made = (
@@ -64,7 +64,7 @@ def synapse(directory, python, port):
 
 def carbon(directory, python, port):
     """
-    It runs twistd inside, and has the reactor adopt sockets of its own making.
+    It runs twistd inside, and makes sockets itself that the reactor adopts.
     """
     for name in ("conf", "storage/log", "whisper"):
         (directory / name).mkdir(parents=True)
@@ -72,7 +72,7 @@ def carbon(directory, python, port):
     (directory / "conf" / "carbon.conf").write_text(CARBON.format(**found))
     (directory / "conf" / "storage-schemas.conf").write_text(SCHEMAS)
     asked = pickle.dumps({"type": "cache-query", "metric": "a.b"}, protocol=2)
-    # The length goes before, and the answer, pickled as well, ends with a full stop.
+    # The length comes first, and the answer, pickled as well, ends with a full stop.
     question = Exchange(struct.pack(">L", len(asked)) + asked, r"(?s).{4,}datapoints.*\.")
     return ["carbon-cache.py", "--nodaemon", "start"], question
 
@@ -87,27 +87,27 @@ def daphne(directory, python, port):
 
 def tahoe(directory, python, port):
     """
-    It runs twistd inside, in another directory, and does not start where its own pid file
-    names a process that lives: see L{BEFORE}.
+    It runs twistd inside, in another directory, and does not start if its own pid file
+    names a living process: see L{BEFORE}.
     """
     program = os.path.join(os.path.dirname(python), "tahoe")
     made = ("create-client", "--hide-ip", f"--webport=tcp:{port}:interface=127.0.0.1", "node")
     subprocess.run([program, *made], cwd=directory, check=True, stdout=subprocess.DEVNULL)
-    # What is no terminal ends it at once.
+    # Otherwise it exits at once if its standard input is not a terminal.
     words = ["tahoe", "run", "--allow-stdin-close", "node"]
     return words, Http("/statistics", expect="Tahoe-LAFS")
 
 
 BEFORE = {"tahoe": "rm -f node/running.process"}
 """
-What has to be done before a program starts, the next version included.
+Commands to run before a program starts, the next version included.
 """
 
 
 def startedBy(directory, before, ours, words):
     """
-    @return: the command line of a script that does that and becomes the program; an
-        upgrade starts it, too.
+    @return: the command line of a script that runs those commands and becomes the program;
+        an upgrade starts it, too.
     """
     command = ["sh", "start.sh"]
     line = shlex.join([*ours, "--command", shlex.join(command), "--", *words])
@@ -136,7 +136,7 @@ def environmentOf(name, packages):
         subprocess.run([sys.executable, "-m", "venv", "--clear", root], check=True)
         subprocess.run([*pip, *packages], check=True)
         (root / "complete").touch()
-    # Another checkout may have been the last one.
+    # It may have been made from another checkout.
     subprocess.run([*pip, "--editable", str(HERE.parent)], check=True)
     return str(python)
 

@@ -27,7 +27,7 @@ from txtableflip.testing._service import freePort
 CLIENTS = 8
 WITHIN = 4.0
 """
-By when after it took over a release has gone bad, in seconds.
+How long after taking over a release goes bad at the latest, in seconds.
 """
 
 BAD = """
@@ -67,7 +67,7 @@ What a release does, and what the operator is told.
 
 STANDS_BY = ("is not well",)
 """
-Those that live when they are taken back.
+Those that are still running when they are rolled back.
 """
 
 
@@ -77,10 +77,10 @@ class Round:
     One bad release.
 
     @ivar requests: how many there were.
-    @ivar lost: how many of them failed that it had accepted itself.
+    @ivar lost: how many of those failed that it had accepted itself.
     @ivar away: how long after its death, or after it was rolled back, the one before
-        has answered for the first time, in seconds.
-    @ivar told: what the operator was.
+        answered for the first time, in seconds.
+    @ivar told: what the operator was told.
     @ivar complaints: what was not as it should be.
     """
 
@@ -105,7 +105,7 @@ class Trial:
 
     def _settled(self):
         """
-        Return what there is when whoever serves is alone.
+        Return the footprint of the process that serves when it is alone.
         """
         service = self._service
         service.until(lambda: service.footprint()[1] == [], "one process")
@@ -140,7 +140,7 @@ class Trial:
         failures = load.failures
         found.requests, found.lost = len(load.samples), len(failures)
         wrong = [one for one in failures if one.connected > death or "efused" in one.error]
-        # Each client has one connection at a time, and who is rolled back finishes.
+        # Each client has one connection at a time, and a process that is rolled back finishes.
         if self._standsBy or len(failures) > CLIENTS:
             wrong = failures
         found.complaints += [one.error for one in wrong]
@@ -164,7 +164,7 @@ class Trial:
 
 def answerTo(load, pid, since):
     """
-    Return when a process has first answered since then, if it has.
+    Return when a process first answered after that time, if it has.
     """
     times = [when for when, who in list(load.answers) if who == pid and when > since]
     return min(times, default=None)
@@ -172,7 +172,7 @@ def answerTo(load, pid, since):
 
 def untilItEnds(pidfd):
     """
-    Wait for the end of a process, and return when that was.
+    Wait until a process exits, and return when that was.
     """
     select.select([pidfd], [], [])
     ended = time.time()

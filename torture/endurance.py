@@ -29,7 +29,7 @@ APP = APPS / "answering.py"
 QUESTION = Exchange(b"stay\n", r"stay one \d+ \d+ \.\n")
 FIRST = 3
 """
-After how many upgrades everything should be as it stays.
+After how many upgrades nothing should change any more.
 """
 
 REMEMBERED = "upgrade requested; deferred"
@@ -39,7 +39,7 @@ A line of the log that depends on when a request comes.
 
 MEMORY = 0.05
 """
-By what part the memory may differ: it does from one start of Python to another.
+By what fraction the memory may differ: it does from one start of Python to another.
 """
 
 
@@ -49,7 +49,7 @@ class Footprint:
     What a generation has.
 
     @ivar memory: in bytes.
-    @ivar zombies: children of it that nobody has waited for.
+    @ivar zombies: children that it has not waited for.
     @ivar pidFile: whether it names this process.
     @ivar logLines: how many its upgrade has added to the log.
     """
@@ -100,7 +100,7 @@ class Chain:
 
     def footprint(self):
         """
-        Return what the process has that serves.
+        Return the footprint of the process that serves.
         """
         pid = self.service.pid
         proc = Path(f"/proc/{pid}")
@@ -119,16 +119,16 @@ class Chain:
 
     def _logLines(self):
         """
-        Return how many lines the log has, but for those of a request that came
-        just before a process had seen its parent go: not every upgrade has one.
+        Return how many lines the log has, except those about a request that came just
+        before a process saw its parent exit: not every upgrade has one.
         """
         logs = [log.read_text() for log in self.directory.glob("twistd.log*")]
         return sum(log.count("\n") - log.count(REMEMBERED) for log in logs)
 
     def _descriptors(self, pid):
         """
-        Return the descriptors of a process but for its connections, also those
-        that are just closing: the least that it has within some seconds.
+        Return the descriptors of a process except its connections, including those that are
+        just closing: the fewest that it has within some seconds.
         """
         found = []
         for _ in range(100):

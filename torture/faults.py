@@ -66,12 +66,12 @@ REFUSAL = [
     "old hears the end",
 ]
 """
-Those of an upgrade to a release that refuses to take over, behind C{old hears Hello}.
+Those of an upgrade to a release that refuses to take over, after C{old hears Hello}.
 """
 
 ANOTHER = ["old says Redeploy", "old has said Redeploy", "new hears Redeploy"]
 """
-Those of an upgrade during which the old process was asked for another, behind C{new
+Those of an upgrade during which the old process was asked for another, after C{new
 starts}.
 """
 
@@ -87,8 +87,8 @@ WITHDRAWAL = [
 ]
 STOPPING = ["new says Stopping", "new has said Stopping", "old hears Stopping"]
 """
-Those of a new process on probation that is asked for another, or wants to be
-confirmed, or to be withdrawn, or is told to stop.
+Those of a new process on probation that is asked for another, or asks to be confirmed, or
+withdrawn, or is told to stop.
 """
 
 MOMENTS = UPGRADE + REFUSAL + ANOTHER + AGAIN + WISH + WITHDRAWAL + STOPPING
@@ -106,13 +106,13 @@ MAY_BE = {ONE: (OLD, NEW), PERHAPS: (OLD, NOBODY)}
 PROBATION = 2.0
 STOPPED_FOR = 10.0
 """
-How long a process is stopped, in seconds: longer than every deadline, for these
-are shortened for the purpose.
+How long a process is stopped, in seconds: longer than every deadline, because those are
+shortened for these tests.
 """
 
 ATTEMPTS = 5
 """
-How often to upgrade, for a moment to come.
+How often to try an upgrade until a moment comes.
 """
 
 UPGRADE_TIMEOUTS = {KILL: 20.0, STOP: 6.0}
@@ -125,8 +125,8 @@ parent.MANIFEST_TIMEOUT = 1.5
 parent.CONFIRM_TIMEOUT = 3
 """
 """
-Code for that: a process that is killed needs no deadline to be given up, and one
-that is only slow is not to be.
+Code for that: a process that is killed is given up without a deadline, and one that is only
+slow must not be given up.
 """
 
 TAC = f"""
@@ -150,8 +150,8 @@ UNIMPRESSED = (
 REFUSING = UNIMPRESSED + "currentUpgrader().refuse(RuntimeError('not today'))\n"
 NEVER_READY = UNIMPRESSED + "never = currentUpgrader().endpoint('tcp:0')\n"
 """
-Releases that do not take over.  SIGTERM, which comes with every Abort, does not
-end them before they have heard, or said, what they are to.
+Releases that do not take over.  SIGTERM, which comes with every Abort, does not kill them
+before they have sent or received the message in question.
 """
 
 
@@ -179,7 +179,7 @@ What a release does when it is on probation, once.
 
 def expected(moment, number, victims):
     """
-    Return who serves in the end: the table under "When something goes wrong" in
+    Return which process serves in the end: the table under "When something goes wrong" in
     docs/how-it-works.md, as a rule.
     """
     if moment in ACTS or moment in ANOTHER:
@@ -211,30 +211,30 @@ def expected(moment, number, victims):
 
 UNDONE = [*WITHDRAWAL, *WISH, "new says Redeploy"]
 """
-When the death of the new process leaves the old one with nothing else to do.
+Moments at which the death of the new process leaves the old one nothing to do but serve.
 """
 
 
 def undecided(moment, number, victims):
     """
-    Return who serves in the end when something else is wanted meanwhile.
+    Return which process serves in the end when something else was requested meanwhile.
     """
     if moment in STOPPING:
-        # Only the death of who has not said it has the old one serve on.
+        # The old one serves again only if the new one dies before it has said so.
         isCrash = number == KILL and victims == ("new",) and moment == "new says Stopping"
         return OLD if isCrash else NOBODY
     isParked = moment in ("old has said Withdraw", "new hears Withdraw")
     old, new = {
-        # Both know of it, or the one who is left does not, or nothing was decided yet.
+        # Both know of it, or the surviving one does not, or nothing was decided yet.
         KILL: (NEW, OLD if moment in UNDONE else NEW),
-        # Whoever stands by gives up in time; who serves ends an old one that is silent.
+        # One that stands by gives up in time; one that serves kills a silent old one.
         STOP: (
             OLD if isParked else NEW,
             OLD if moment in WITHDRAWAL[1:] else NEW,
         ),
     }[number]
     if moment == "new has said Confirm" and number == KILL:
-        # It may have been heard before the end was.
+        # The old one may have read it before it noticed the death.
         new = PERHAPS
     isOne = number == STOP and moment in WITHDRAWAL
     both = ONE if isOne else NEW if number == STOP else NOBODY
@@ -243,8 +243,8 @@ def undecided(moment, number, victims):
 
 def isUnnoticed(moment, number, victims):
     """
-    Say whether no client may fail: those of a process that is killed do, if it
-    has accepted them.
+    Return whether no client may fail: those of a process that is killed do, if it has
+    accepted them.
     """
     if expected(moment, number, victims) == NOBODY:
         return False
@@ -257,7 +257,7 @@ def isUnnoticed(moment, number, victims):
 
 def codeOf(moment):
     """
-    Return what a release does, for the moment to come.
+    Return the code by which a release makes a moment come.
     """
     if moment in ACTS:
         return ON_PROBATION.format(ACTS[moment])
@@ -286,8 +286,8 @@ WORDS = {
     STOPPED: "stopped",
 }
 """
-What the operator is told of an upgrade that has failed, by how it begins, or has it
-behind C{the new process 4712}; and the table's words for that.
+What the operator is told about an upgrade that has failed, by its beginning, or by what
+follows C{the new process 4712}; and the table's words for that.
 """
 
 
@@ -300,8 +300,8 @@ def reasonOf(why):
 
 def reasons(moment, number, victims):
     """
-    Return what the operator may be told of a failed upgrade: nothing, if it does not
-    fail, or nobody is left to tell.
+    Return what the operator may be told about a failed upgrade: nothing if it does not
+    fail, or no process is left to tell.
     """
     wanted = expected(moment, number, victims)
     if wanted == NOT_THERE:
@@ -323,8 +323,8 @@ def _ofKilled(moment):
 
 def _ofWish(moment):
     """
-    Return what is told for what the new process itself has said before, if that was
-    heard.
+    Return what is told because of what the new process itself has said before, if that was
+    received.
     """
     if moment == "new hears Abort":
         return LATE
@@ -364,11 +364,11 @@ def _ofStoppedNew(moment):
 @dataclass(frozen=True)
 class Cell:
     """
-    What came of a fault.
+    The result of a fault.
 
-    @ivar outcome: who serves in the end.
+    @ivar outcome: which process serves in the end.
     @ivar complaints: what was not as it should be.
-    @ivar told: what the operator was, of an upgrade that failed.
+    @ivar told: what the operator was told about an upgrade that failed.
     """
 
     outcome: str
@@ -378,13 +378,11 @@ class Cell:
 
 class Trial:
     """
-    A service that goes through a column of the table, one moment after the
-    other: each begins with an upgrade, which shows that the one before has left
-    it able to.
+    A service that goes through a column of the table, one moment after the other: each
+    begins with an upgrade, which shows that it still can after the one before.
 
     @ivar number: the signal of all its cells.
-    @ivar mutation: code with which the service is spoilt, for a test to see
-        that this is noticed.
+    @ivar mutation: code that breaks the service, for a test to see that this is noticed.
     @ivar patience: how long to wait for an outcome, in seconds.
     """
 
@@ -432,7 +430,7 @@ class Trial:
             try:
                 outcome = self._suffer(moment, number, victims)
             except TortureError:
-                # Its clients may wait for what never comes.
+                # Its clients may wait for an answer that never comes.
                 self.service.stop()
                 raise
         failed = [sample.error for sample in load.failures]
@@ -444,17 +442,17 @@ class Trial:
         if outcome != NOBODY and moment not in ANOTHER + AGAIN:
             self._untilStatus(outcome, told)
         if moment in ANOTHER + AGAIN:
-            # The upgrade that was asked for is not to be mistaken for the next cell's.
+            # The upgrade that was asked for must not be mistaken for the next cell's.
             self.service.stop()
             self.isUp = False
         return Cell(outcome, complaints + problems, told)
 
     def _told(self, moment, number, victims):
         """
-        Return what the operator was told of the upgrade, if it failed, and what is
-        wrong with that.
+        Return what the operator was told about the upgrade, if it failed, and what is wrong
+        with that.
         """
-        # The last of them may have ended right after it was looked for.
+        # The last process may have exited right after it was looked for.
         self.service.read()
         failures = [
             event.why
@@ -483,8 +481,7 @@ class Trial:
 
     def _suffer(self, moment, number, victims):
         """
-        Upgrade, with the fault, and wait until somebody serves, or nobody is
-        left.
+        Upgrade, with the fault, and wait until a process serves, or none is left.
         """
         service, old = self.service, self.service.pid
         wanted = expected(moment, number, victims)
@@ -511,7 +508,7 @@ class Trial:
                 # It has still to do what was asked for meanwhile.
                 return None
             if isToStop:
-                # It answers who waits in its queue, and exits.
+                # It answers the clients that wait in its queue, and exits.
                 return None
             return OLD if pid == old else NEW
 
@@ -541,7 +538,7 @@ class Trial:
 
     def _said(self, what):
         """
-        Return the events of this kind since the last upgrade began.
+        Return the events of one kind since the last upgrade began.
         """
         return [one for one in self.service.events[self.begin :] if one.what == what]
 
@@ -559,14 +556,14 @@ class Trial:
 
     def _untilStatus(self, outcome, told):
         """
-        Wait until C{tableflip status} says what is so of what is left.
+        Wait until C{tableflip status} is right about the process that is left.
         """
         (pid,) = self.service.processes()
         ended = ("failed", "rolledBack") if outcome == OLD and told else ("done", None)
 
         def isSo():
             (only, *others) = gather(pid, Patience.of(self.patience))
-            # Of one that does not answer yet there is less.
+            # A process that does not answer yet reports less.
             last = (only.get("lastUpgrade") or {}).get("outcome")
             return not others and only.get("state") == "Serving" and last in ended
 
@@ -574,7 +571,7 @@ class Trial:
 
     def _complaints(self, outcome):
         """
-        Return what is wrong with what is left.
+        Return what is wrong with the process that is left.
         """
         pidFile = self.directory / "twistd.pid"
         events = self.service.events[self.begin :]
@@ -592,7 +589,7 @@ The states of which C{tableflip status} says that clients are served.
 
 def falseStates(events):
     """
-    Return where a process did not what its status said.
+    Return where a process did not do what its status said.
     """
     return [
         f"process {event.pid} is {event.state} and {'' if event.accepts else 'not '}accepting "
@@ -622,7 +619,7 @@ def tryColumn(column, moments, **options):
     """
     Try a column of the table, from top to bottom.
 
-    @return: by moment, what came of it.
+    @return: the result of each moment.
     """
     number, victims = column
     found = {}
@@ -716,7 +713,7 @@ def document(found):
 
 def toldIn(moment, row):
     """
-    Return what the operator is told in a row, but for what depends on chance.
+    Return what the operator is told in a row, except what depends on chance.
     """
     names = {KILL: "killed", STOP: "stopped"}
     told = [

@@ -24,13 +24,13 @@ DELAYS = (15, 5, 0.5)
 WAYS = {"strings": ("tableflip:", []), "--inherit-all": ("", ["--inherit-all"])}
 PATIENTLY = 10.0
 """
-How long a process waits for a listener of which nobody has said anything, in seconds.
+How long a process waits for a listener that was not announced, in seconds.
 """
 
 AWAY = "isAwaited = True\ndef database(): raise OSError('the database is away')\n"
 AFTERWARDS = 0.5
 """
-How long the old process is asked after a failed upgrade, in seconds.
+For how long clients ask the old process after a failed upgrade, in seconds.
 """
 
 TOGETHER = 8
@@ -47,7 +47,7 @@ class Cell:
     @ivar delay: how long after the start of the reactor it listens, in seconds.
     @ivar way: how its endpoints are inherited.
     @ivar ofTwo: whether another endpoint listens at once.
-    @ivar idle: whether in each generation a client connects, and stays.
+    @ivar idle: whether a client connects in each generation, and stays connected.
     """
 
     delay: float
@@ -135,9 +135,9 @@ class Late:
 @dataclass(frozen=True)
 class Result:
     """
-    What came of it.
+    The result of a service.
 
-    @ivar reason: why the upgrade failed that was to.
+    @ivar reason: why the upgrade failed that was meant to.
     @ivar complaints: what was not as it should be.
     """
 

@@ -4,9 +4,9 @@ Upgrades while older generations drain, with connections that their clients neve
     python torture/overlap.py               # ten upgrades
 
 No upgrade waits for a drain, at most four generations live, each connection lives to its
-deadline unless its generation is ended as one too many, and jobs that wait for all older
-generations run in one process at a time.  The first upgrades come at once one after the
-other, the last ones so slowly that deadlines come first.
+deadline unless its generation is terminated as one too many, and jobs that wait for all
+older generations run in one process at a time.  The first upgrades follow each other at
+once, the last ones so slowly that deadlines come first.
 """
 
 import argparse
@@ -25,8 +25,8 @@ DRAIN_TIMEOUT = 60
 MOST = 4
 SLOWLY = 21.0
 """
-How long after the one before a slow upgrade comes, in seconds: three take longer than
-the drain timeout.
+How long after the one before a slow upgrade comes, in seconds: three take longer than the
+drain timeout.
 """
 
 PATIENCE = 60.0
@@ -83,7 +83,7 @@ class Chain:
 
     def upgrade(self):
         """
-        Upgrade once, and see that nobody has waited for the older ones.
+        Upgrade once, and check that this has not waited for the older ones.
         """
         begin, started = len(self._service.events), time.monotonic()
         outcome = self._service.upgrade()
@@ -94,7 +94,7 @@ class Chain:
         if not self._threads[-1].is_alive():
             self.complaints.append(f"it waited for the connection to {replaced.answer}")
         replaced.replacedAt = self._service.told("upgrade done", begin)[0].time
-        # The one too many is being ended.
+        # The one too many is being terminated.
         self._service.until(lambda: self._alive() <= MOST, f"{MOST} generations")
         self.most = max(self.most, self._alive())
         self._connect()
@@ -104,7 +104,7 @@ class Chain:
 
     def finish(self):
         """
-        See how each connection has ended, but for the last one.
+        Check how each connection has ended, except the last one.
         """
         for connection, thread in zip(self._connections[:-1], self._threads, strict=False):
             thread.join(self._drainTimeout + PATIENCE)
@@ -126,7 +126,7 @@ class Chain:
 
     def close(self):
         """
-        Let the last connection go.
+        Close the last connection.
         """
         self._service.stop()
         for thread in self._threads:
@@ -137,7 +137,7 @@ class Chain:
 
 def tryOverlap(upgrades=10, slow=4, drainTimeout=DRAIN_TIMEOUT, slowly=SLOWLY):
     """
-    Upgrade so often, of which the last ones come slowly.
+    Upgrade so often; the last upgrades come slowly.
 
     @return: the L{Chain}, and what clients saw.
     """
@@ -167,7 +167,7 @@ def tryOverlap(upgrades=10, slow=4, drainTimeout=DRAIN_TIMEOUT, slowly=SLOWLY):
 
 def jobsOf(directory, last):
     """
-    Return what the jobs have written, if that of the last generation has.
+    Return what the jobs have written, if the job of the last generation has.
     """
     path = Path(directory) / "jobs"
     lines = path.read_text().splitlines() if path.exists() else []

@@ -4,8 +4,8 @@ under torture.
 
     make torture                            # or: python torture/programs.py
 
-The fourth is daphne as PyPI has it, serving ASGI: its command line takes endpoint
-strings.  Pictures and JSON go to the directory that is named by --results.
+The fourth is daphne from PyPI, serving ASGI: its command line takes endpoint strings.
+Pictures and JSON go to the directory that is named by --results.
 """
 
 import argparse

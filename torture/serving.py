@@ -55,8 +55,8 @@ class Served(Service):
 
     def footprint(self):
         """
-        Return what the serving process has open, and which processes there are
-        besides, zombies included.
+        Return what the serving process has open, and which other processes there are,
+        including zombies.
         """
         others = [pid for pid in self.processes() if pid != self.pid]
         return descriptors(self.pid), others + zombiesOf([self.pid])
@@ -64,8 +64,8 @@ class Served(Service):
 
 def descriptors(pid):
     """
-    Return what the open descriptors of a process are, in words, but for its TCP
-    connections, and that by which its successors know it.
+    Return what the open descriptors of a process are, in words, except its TCP connections,
+    and the one by which its successors know it.
     """
     found, stay = [], listeners()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
@@ -80,7 +80,7 @@ def descriptors(pid):
 
 def listeners():
     """
-    Return the inodes of all sockets that are no TCP connections.
+    Return the inodes of all sockets that are not TCP connections.
     """
     tcp = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
     unix = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
@@ -90,7 +90,7 @@ def listeners():
 @contextmanager
 def served(*arguments, **environment):
     """
-    A service that runs, and is ended.
+    A service that runs, and is terminated at the end.
     """
     service = Served(*arguments, **environment)
     try:
@@ -149,7 +149,7 @@ class Load:
     @property
     def failures(self):
         """
-        What they saw that was no answer.
+        What they saw that was not an answer.
         """
         return [sample for sample in self.samples if sample.error]
 
@@ -183,7 +183,7 @@ class Staying:
     A connection that its client never closes by itself.
 
     @ivar answer: what it is connected with.
-    @ivar ended: when the other side has ended it, in seconds since the epoch.
+    @ivar ended: when the other side closed it, in seconds since the epoch.
     """
 
     ended = None

@@ -43,7 +43,7 @@ class MigratingAMP(AMP):
 
     def _unread(self) -> bytes:
         """
-        @return: what has come of a box that is not complete.
+        @return: the bytes received of a box that is not complete.
         """
         strings = [each for pair in (self._currentBox or {}).items() for each in pair]
         if self._currentKey is not None:

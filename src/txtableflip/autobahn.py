@@ -90,7 +90,7 @@ class MigratingServerProtocol(WebSocketServerProtocol):
 
     def _keepAnswer(self, data: bytes, *more: Any, **options: Any) -> None:
         """
-        Take the place of C{sendData}, once: the client has the answer to its handshake.
+        Replace C{sendData}, once: the client has the answer to its handshake already.
         """
         del self.sendData
 
@@ -100,7 +100,7 @@ class MigratingServerProtocol(WebSocketServerProtocol):
 
     def _rememberWindow(self) -> None:
         """
-        Keep what the client's next message may refer to: zlib does not tell.
+        Keep what the client's next message may refer to: zlib does not expose it.
         """
         pmce: Any = self._perMessageCompress
         if type(pmce) is not PerMessageDeflate or pmce.client_no_context_takeover:

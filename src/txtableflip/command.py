@@ -1,5 +1,5 @@
 """
-The C{tableflip} command: asks the process that serves, and tells how it went; or becomes
+The C{tableflip} command: asks the process that serves, and reports the outcome; or becomes
 the keeper (L{txtableflip.keeper}).
 
 Of the standard library only, so that an answer does not wait for Twisted.
@@ -29,12 +29,12 @@ from txtableflip.errors import NoAnswer, NobodyThere, TableflipError
 
 PID_FILE = "twistd.pid"
 """
-What names the process, in the current directory, if nothing else is said.
+The file that names the process, in the current directory, unless the command line does.
 """
 
 WATCH_INTERVAL = 1.0
 """
-How long after one look C{status --watch} has the next, in seconds.
+How often C{status --watch} asks, in seconds.
 """
 
 _KEEPER = (
@@ -42,17 +42,17 @@ _KEEPER = (
     "sys.exit(keeper.main(sys.argv[1:]))"
 )
 """
-The keeper, as a module: to compile its text would cost it a third of its memory.
+Runs the keeper as a module: to compile its source would cost it a third of its memory.
 """
 
 MAX_MOVES = 100
 """
-So many processes may be asked in turn, each of which says that it has been replaced.
+How many processes are asked in turn, each of which says that it has been replaced.
 """
 
 _HIGHEST_PID = 2**31 - 1
 """
-What the kernel can count.
+The largest number that a pid_t can hold.
 """
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     Do what the command line says.
 
-    @param arguments: in the place of the process's own.
+    @param arguments: used instead of the process's own.
     @return: the exit status (L{STATUSES <txtableflip._control.verdict.STATUSES>}).
     """
     given = sys.argv[1:] if arguments is None else arguments
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> NoReturn:
     """
-    Become the keeper, in a Python that has read nothing which an installation replaces.
+    Become the keeper, in a Python that has loaded nothing which an installation replaces.
     """
     python = sys.executable or os.readlink("/proc/self/exe")
     words = ["-I", "-S", "-c", _KEEPER, os.path.dirname(__file__), *arguments]
@@ -112,13 +112,13 @@ def _change(
 
 def _stop(options: argparse.Namespace, pid: int, patience: Patience, report: Report) -> Verdict:
     """
-    The answer only says that it has begun: the caller waits for the end.
+    The answer only says that the stop has begun: wait here until the processes exit.
     """
     began = time.monotonic()
     result = _follow(options, pid, Request("stop"), patience, report)
     pids = result.get("processes", ())
     if not sharesPids(pid):
-        # Whatever they are called there.
+        # Those are ids of another pid namespace.
         pids = [pid][: len(pids)]
     untilEnded(pids, patience.until if patience.isFixed else math.inf)
     if pids:
@@ -147,7 +147,7 @@ def _follow(
     report: Report,
 ) -> dict[str, Any]:
     """
-    Ask a process, or whoever has replaced it.
+    Ask a process, or the one that has replaced it.
 
     @raise NobodyThere: if one of them cannot be asked.
     @raise NoAnswer: if one of them does not answer.
@@ -162,7 +162,7 @@ def _follow(
                 raise
             result = {"outcome": "moved", "pid": successor}
         if result.get("outcome") == "nobody":
-            # Who has said so has not begun anything, and may have been replaced.
+            # A process that says so has not begun anything, and may have been replaced.
             successor = _successor(options, pid, report)
             if successor is not None:
                 result = {"outcome": "moved", "pid": successor}
@@ -180,8 +180,8 @@ def _follow(
 
 def _successor(options: argparse.Namespace, pid: int, report: Report) -> int | None:
     """
-    @return: who is named in the place of a process that has ended before it could say by
-        whom it has been replaced; nobody, if it has begun what was asked.
+    @return: the process that is named now instead of one that exited before it could say by
+        which it has been replaced; C{None} if it had begun what was asked.
     """
     if report.hasBegun:
         return None
@@ -214,7 +214,7 @@ def _pid(options: argparse.Namespace) -> int:
 
 def _given(options: argparse.Namespace) -> Mapping[str, Any]:
     """
-    @return: what was given of the command's own options.
+    @return: the command's own options, as many as were given.
     """
     common = {"command", "pid", "pidfile", "json", "timeout"}
     return {
@@ -226,7 +226,7 @@ def _given(options: argparse.Namespace) -> Mapping[str, Any]:
 
 class _Parser(argparse.ArgumentParser):
     """
-    Says in JSON, too, what is wrong.
+    Reports errors in JSON if C{--json} is given.
     """
 
     isJson = False

@@ -34,16 +34,16 @@ class TableflipStringParser:
 
     prefix = "tableflip"
 
-    # The signature is loose because any inner endpoint's arguments may come.
+    # The signature is loose because it takes any inner endpoint's arguments.
     def parseStreamServer(
         self, reactor: Any, *args: Any, **kwargs: Any
     ) -> IStreamServerEndpoint:
         """
         See L{twisted.internet.interfaces.IStreamServerEndpointStringParser}.
 
-        @raise InvalidEndpoint: if there is no endpoint behind C{tableflip:}, or
+        @raise InvalidEndpoint: if there is no endpoint after C{tableflip:}, or
             another C{tableflip:}.
-        @raise ValueError: as the parser of the inner endpoint has it.
+        @raise ValueError: as the parser of the inner endpoint does.
         """
         description = unparse(args, kwargs)
         if not args or not args[0]:
@@ -76,7 +76,7 @@ def unparse(args: tuple[str, ...], kwargs: dict[str, str]) -> str:
 
 
 def _quote(argument: str) -> str:
-    # quoteStringArgument leaves the equals sign, which would make a keyword of
-    # what was none.
+    # quoteStringArgument does not quote the equals sign, which would turn a positional
+    # argument into a keyword.
     quoted: str = quoteStringArgument(argument)
     return quoted.replace("=", "\\=")

@@ -185,7 +185,7 @@ class UpgradeOptions(usage.Options):
         @param pidFile: the path of a file that is to name the process that serves.
         @return: this process's.
         @raise NotSupported: if there can be no upgrades here.
-        @raise ValueError: if one of the options cannot be.
+        @raise ValueError: if one of the options is not valid.
         """
         upgrader = Upgrader(
             reactor,
@@ -206,7 +206,7 @@ class UpgradeOptions(usage.Options):
 
     def makeUpgradeService(self, upgrader: Upgrader) -> UpgradeService:
         """
-        @return: what upgrades this process as these options have it.
+        @return: the service that upgrades this process as these options say.
         """
         return UpgradeService(
             upgrader, self["drain-timeout"], self["signal"], self["stop-timeout"]

@@ -1,13 +1,12 @@
 """
-The command C{python -m txtableflip}: upgrades for a program that has a command of its
-own, which is not changed.
+The command C{python -m txtableflip}: upgrades for a program that has its own command, which
+is not changed.
 
 Theory: the program runs in this process (L{txtableflip._launch.program}), and its
 successor is started by the same command line, ours.  The L{Upgrader
-<txtableflip.Upgrader>} is made when the program has chosen its reactor, which is before
-it can listen, and after its reactor can no longer be chosen by us.  A twistd that the
-program runs is told what it must not do before it can do that
-(L{txtableflip._launch.charge}).
+<txtableflip.Upgrader>} is made when the program has chosen its reactor: before it can
+listen, and when we can no longer choose for it.  A twistd that the program runs is told
+what it must not do before it can do that (L{txtableflip._launch.charge}).
 """
 
 from __future__ import annotations
@@ -130,7 +129,8 @@ def _begin(reactor: Any, options: Options) -> None:
 
 def _tellThatThereIsNone(reactor: Any, why: str) -> None:
     """
-    A program that begins to log may throw away what was said before.
+    Log that there are no upgrades once the reactor runs: a program that starts logging may
+    discard earlier events.
     """
     beHeard(reactor)
     reactor.callWhenRunning(partial(_log.error, "upgrades are disabled: {why}", why=why))

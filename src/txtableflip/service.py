@@ -100,7 +100,7 @@ class UpgradeService(Service):
 
             upgrader = currentUpgrader() or Upgrader(reactor, probation=PROBATION)
         self.upgrader = upgrader
-        # Nobody else is to use these parts of it.
+        # Only this service may use these parts of it.
         self._generation = upgrader._ours  # noqa: SLF001
         self._exit = upgrader._exit  # noqa: SLF001
         self._readiness = upgrader._readiness  # noqa: SLF001
@@ -123,7 +123,7 @@ class UpgradeService(Service):
         self._stop = self.upgrader.stopOn(STOP_SIGNAL)
 
     def _startAnnouncing(self) -> None:
-        # A turn later, when all who wait for the reactor to run have had theirs.
+        # A turn later, after all other calls that wait for the reactor to run.
         self.upgrader.reactor.callLater(0, self._announceOrRefuse)
 
     def _announceOrRefuse(self) -> None:
@@ -145,8 +145,8 @@ class UpgradeService(Service):
 
     def _remind(self) -> None:
         """
-        An endpoint that is made and never listens would silently keep this process from
-        being ready for ever.
+        Warn of what is waited for: an endpoint that is made and never listens would
+        silently keep this process from ever being ready.
         """
         self._log.warn(
             "not ready after {seconds:g} s: waiting for {pending}",
@@ -167,8 +167,8 @@ class UpgradeService(Service):
 
     def _sayWhatIsStarted(self) -> None:
         """
-        Else a link that was followed at the start goes unnoticed until a deployment
-        changes nothing.
+        Log what an upgrade will start.  Otherwise a link that was resolved at the start
+        goes unnoticed until a deployment changes nothing.
         """
         command = self._generation.command()
         self._log.info(
@@ -202,25 +202,25 @@ class UpgradeService(Service):
         if not self._exit.isShuttingDown:
             try:
                 yield self.upgrader.drain(self.drainTimeout, self.stopTimeout)
-            except Exception:  # noqa: BLE001 - the process has to end in any case
+            except Exception:  # noqa: BLE001 - the process has to exit in any case
                 self._log.failure("draining failed; aborting what is still open")
             self._stopReactor()
 
     def _stopReactor(self) -> None:
         if self._stop.wasReceived:
-            # For the status by which whoever sent the signal knows its end.
+            # For the exit status that the sender of the signal expects.
             self._stop.again()
             return
-        # Somebody else may have been faster.
+        # The application may have stopped it already.
         with suppress(ReactorNotRunning):
             self.upgrader.reactor.stop()
 
 
 def _handleSignals(upgrader: Upgrader, name: str) -> None:
     """
-    Have a signal redeploy, or log why it cannot, each time that it comes.
+    Make a signal redeploy, or log why it cannot, each time that it comes.
 
-    @raise ValueError: if it is somebody else's.
+    @raise ValueError: if the signal has another use.
     """
     findLauncher().checkSignal(name)
     surviveOthers(name, upgrader.reactor)
@@ -235,7 +235,7 @@ def _handleSignals(upgrader: Upgrader, name: str) -> None:
 
 def _cancelling(call: Any) -> Callable[[Any], Any]:
     """
-    @return: a callback that cancels a delayed call, unless it is late.
+    @return: a callback that cancels a delayed call, if that is still pending.
     """
 
     def callback(result: Any) -> Any:
@@ -267,7 +267,7 @@ def runUnattended(service: UpgradeService) -> None:
     made its own by then.
     """
     reactor = service.upgrader.reactor
-    # In a turn of its own: if the reactor runs, the endpoint is still to be made.
+    # In a later turn: if the reactor runs already, the endpoint has yet to be made.
     reactor.callWhenRunning(reactor.callLater, 0, _startUnlessReplaced, service)
 
 

@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 
 UPGRADE_TIMEOUT = 60.0
 """
-How long a child has to become ready if nothing else is said, in seconds.
+How long a child has to become ready by default, in seconds.
 """
 
 
@@ -62,7 +62,7 @@ class _Inheriting:
 
     def _inherit(self, reactor: Reactor, generation: Generation) -> None:
         """
-        Begin with what a generation has been left.
+        Begin with what a generation has inherited.
         """
         self.reactor: Any = InheritingReactor(reactor, generation.ports)
         self.fds: Fds = generation.fds
@@ -226,14 +226,14 @@ class Upgrader(_Inheriting):
 
     def _shutDown(self) -> Deferred[Any]:
         """
-        The reactor does: when it has been decided what becomes of a child, who asks is told.
+        The reactor shuts down: answer callers when it is decided what becomes of a child.
         """
         decided = self._exit.shutDown(self.stop)
         return decided.addBoth(lambda ignored: self._contact.end())
 
     def _begin(self, reactor: Reactor, generation: Generation, *, hasParent: bool) -> None:
         """
-        Join the rules, and what they can have done.
+        Connect the rules with the steps that they decide on.
         """
         self.hasParent = hasParent
         self.generation: int = generation.number
@@ -249,7 +249,7 @@ class Upgrader(_Inheriting):
 
     def _whenStarted(self, call: Callable[[], object]) -> None:
         """
-        Have something done when the reactor has started all that starts with it.
+        Call something when the reactor has started everything that starts with it.
         """
         if self._reactor.running:
             call()
@@ -268,7 +268,7 @@ class Upgrader(_Inheriting):
         if self.hasParent or not self.used:
             self._lifecycle.initialisationFailed(error)
         else:
-            # It serves some clients, and nobody else would.
+            # It serves some clients, and no other process would.
             self._core.obstruct(error)
 
     def whenServing(self) -> Deferred[None]:
@@ -291,7 +291,7 @@ class Upgrader(_Inheriting):
         result: Deferred[None] = Deferred()
         self._core.nextOrder = Order(dryRun, expect, drainTimeout)
         self._lifecycle.upgrade(result)
-        # It may have been refused.
+        # If the upgrade was refused, the next one must not use this order.
         self._core.nextOrder = Order()
         return result
 
@@ -385,8 +385,8 @@ def checkCommand(command: Sequence[str]) -> None:
 
 def checkDirectory(directory: str | None) -> None:
     """
-    @raise ValueError: if that is relative: the next version would look for it where
-        it runs, which is there.
+    @raise ValueError: if that is relative: the next version would look for it from its own
+        directory, which is that one.
     """
     if directory is not None and not os.path.isabs(directory):
         raise ValueError(f"directory must be an absolute path, not {directory!r}")
@@ -401,7 +401,7 @@ _WHY_NOT = {
     "Replaced": "too late: it is final that a newer process serves",
 }
 """
-What is said in each state to who wants to roll back, or to confirm, and cannot.
+Why a rollback or a confirmation is refused, by state.
 """
 
 
@@ -417,7 +417,7 @@ def _makeTerms(
     reactor: Any, probation: float, healthCheck: Sequence[str] | Callable[[], Any] | None
 ) -> Terms:
     """
-    @raise ValueError: if there is no such probation, or no such health check.
+    @raise ValueError: if the probation or the health check is not valid.
     """
     checkProbation(probation)
     if healthCheck is None or callable(healthCheck):

@@ -56,8 +56,8 @@ _log = ProcessLogger()
 def readPid(path: str) -> bytes:
     """
     @return: what a pid file says.
-    @raise OSError: if it cannot be read, or is a directory, or a pipe, for whose writer we
-        would wait.
+    @raise OSError: if it cannot be read, or is a directory, or a pipe, where we would wait
+        for a writer.
     """
     fileno = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
