@@ -300,7 +300,8 @@ def deploy(service, clients, chat, release):
     say("release {}, generation {}, process {} answers".format(*ask(service.port)))
     chat.say()
     until(lambda: not isAlive(old), clients, f"the end of process {old}")
-    say(f"process {old} has exited; {clients}; the chat, never reconnected: {chat}")
+    say(f"process {old} has exited; {clients}")
+    say(f"the chat has not reconnected: {chat}")
 
 
 def deployBroken(service, clients):

@@ -288,7 +288,7 @@ def test_demo(service):
     assert "exited with status 1 before it had taken over (phase: initialise)" in output
     assert "RuntimeError: this release is broken" in output
     assert "tableflip upgrade has ended with status 1" in output
-    assert "the chat, never reconnected: 10 lines, none lost" in output
+    assert "the chat has not reconnected: 10 lines, none lost" in output
     assert re.search(r"release 6, process \d+ answers: none refused, \d cut\n", output)
     last = output.splitlines()[-1]
     assert re.match(
