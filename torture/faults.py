@@ -312,7 +312,11 @@ def reasons(moment, number, victims):
     old, new = _ofStoppedOld(moment), _ofStoppedNew(moment)
     # Which of their timers fires first decides.
     both = {old, new, NOTHING}
-    return {("old",): {old}, ("new",): {new}, ("old", "new"): both}[victims]
+    # Commit follows at once, and may have been sent before the old process is stopped.
+    mayBeLate = {UNANSWERED} if moment == "new hears Redeploy" else set()
+    return {("old",): {old} | mayBeLate, ("new",): {new}, ("old", "new"): both | mayBeLate}[
+        victims
+    ]
 
 
 def _ofKilled(moment):
