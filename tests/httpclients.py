@@ -6,11 +6,11 @@ that is not whole.
 
 import random
 import re
-import threading
 import time
 from collections import Counter
+from functools import partial
 
-from processes import DEADLINE, PAUSE, connect, until
+from processes import PAUSE, Threads, connect, until
 
 PATIENCE = 20
 """
@@ -172,7 +172,7 @@ KINDS = {
 }
 
 
-class Crowd:
+class Crowd(Threads):
     """
     One client of each kind at each address.
 
@@ -184,24 +184,15 @@ class Crowd:
         """
         @param addresses: by name, an address and what wraps a socket to it.
         """
+        super().__init__(
+            *(
+                partial(self._run, f"{kind} over {name}", client, *target)
+                for name, target in addresses.items()
+                for kind, client in kinds.items()
+            )
+        )
         self.answers = Counter()
         self.failures = []
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(f"{kind} over {name}", client, *target))
-            for name, target in addresses.items()
-            for kind, client in kinds.items()
-        ]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exception):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(DEADLINE)
 
     def waitFor(self, generation):
         """

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -335,7 +336,27 @@ class PidFileWatch:
                 self.mistakes.append(repr(error))
 
 
-class Clients:
+class Threads:
+    """
+    Threads that are started and ended by a with statement; C{_stop} says that it is over.
+    """
+
+    def __init__(self, *runs):
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=run) for run in runs]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+
+
+class Clients(Threads):
     """
     Clients that do not forgive: each opens a connection, asks, reads to the
     end, checks the whole answer, and begins again.  Anything else is kept in
@@ -349,25 +370,18 @@ class Clients:
         @param asking: what to ask with, if it is not L{ask}.
         @param pause: how long each waits between two questions, in seconds.
         """
+        super().__init__(*(partial(self._run, number) for number in range(count)))
         self.address = address
         self._pause = pause
         self.failures = []
         self.answers = Counter()
         self._wrap = wrap
         self._ask = asking or ask
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(count)]
 
     def __enter__(self):
-        for thread in self._threads:
-            thread.start()
+        super().__enter__()
         until(lambda: self.total or self.failures, "a first answer")
         return self
-
-    def __exit__(self, *exception):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(DEADLINE)
 
     @property
     def total(self):

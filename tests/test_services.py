@@ -14,7 +14,7 @@ import threading
 import time
 
 import pytest
-from processes import APPS, DEADLINE, TWISTD, Clients, until
+from processes import APPS, DEADLINE, TWISTD, Clients, Threads, until
 from twisted.names import dns
 
 from txtableflip.testing._service import freePort
@@ -22,7 +22,7 @@ from txtableflip.testing._service import freePort
 SIZE = 300_000
 
 
-class Sessions:
+class Sessions(Threads):
     """
     Clients that do not forgive, and have one session after the other.
 
@@ -30,21 +30,10 @@ class Sessions:
     """
 
     def __init__(self, session, count=4):
+        super().__init__(*[self._run] * count)
         self.processes = []
         self.failures = []
         self._session = session
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(count)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exception):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(DEADLINE)
 
     def _run(self):
         while not self._stop.is_set() and not self.failures:
