@@ -17,6 +17,9 @@
 # Each makes .venv first, for which it needs Python 3.10 or newer and pip's
 # index.  To use another Python: make test PYTHON=python3.13
 
+# The tests start thousands of processes, each of which would compile the same modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 BIN = .venv/bin
 

@@ -426,7 +426,7 @@ def test_files_and_sockets_that_came_are_found_by_name(pair):
 
 def test_a_file_that_is_replaced_when_the_child_has_it_in_use_fails_the_upgrade(pair):
     """
-    It would go on with the old one: it says so, and the parent serves on; the next has
+    It would go on with the old one: it says so, and the parent keeps serving; the next has
     the newer one.
     """
     pair.start()

@@ -118,7 +118,7 @@ def die():
 def test_a_bad_release_is_told(asked, kind):
     """
     The exit status is 1, the reason is on standard error, the JSON names the phase, and
-    the old process serves on.
+    the old process keeps serving.
     """
     code, reason, phase = BAD[kind]
     options = ["--upgrade-timeout", "3"] if kind == "hang" else []
@@ -136,7 +136,7 @@ def test_a_bad_release_is_told(asked, kind):
     assert done.stdout == ""
     assert (told["outcome"], told["changed"], told["failed"]) == ("failed", False, True)
     assert told["phase"] == phase
-    assert reason in told["reason"] + "\n".join(told["lastWords"])
+    assert reason in told["reason"] + "\n".join(told["lastOutput"])
     assert told["serving"]["pid"] == first
     assert ask(asked.address) == ("1", 1)
 
@@ -156,7 +156,7 @@ def test_a_release_that_dies_on_probation_is_told(asked):
     )
     assert "exited with status 3" in told["reason"]
     assert told["other"]["exitStatus"] == 3
-    assert told["lastWords"][-1] == "no stock left"
+    assert told["lastOutput"][-1] == "no stock left"
     assert told["serving"]["pid"] == first
     assert ask(asked.address) == ("1", 1)
 
@@ -441,7 +441,7 @@ def test_a_release_has_a_label(asked):
     label.unlink()
     status, told = asked.json("upgrade", *SECONDS)
     assert (status, told["serving"]["release"], told["other"]["release"]) == (1, "v42", None)
-    assert "REVISION cannot be read" in "".join(told["lastWords"])
+    assert "REVISION cannot be read" in "".join(told["lastOutput"])
 
 
 # -- upgrades that may not be

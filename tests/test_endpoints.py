@@ -52,7 +52,7 @@ from zope.interface.verify import verifyObject
 
 from txtableflip import InvalidEndpoint, NotInheritable, _generation, currentUpgrader
 from txtableflip._draining.drain import LAST_BYTES_TIMEOUT, Outcome
-from txtableflip._handover.lastwords import LastWords
+from txtableflip._handover.lastoutput import LastOutput
 from txtableflip._handover.manifest import NO_NEWS
 from txtableflip._handover.messages import CHANGES, Manifest
 from txtableflip._handover.parent import Parent
@@ -164,7 +164,7 @@ class Generation:
             held = parent.process.inventory
             descriptors = [os.dup(fileno) for fileno in held.descriptors()]
             manifest = Manifest(self.number, DEADLINE, None, held.entries())
-            left = Parent(None, manifest, LastWords(None), descriptors)
+            left = Parent(None, manifest, LastOutput(None), descriptors)
             parent.ports.shared.tell()
         self.process = _generation.Generation(reactor, left, DEADLINE, None, successorCommand)
         self.ports = self.process.ports
@@ -1096,7 +1096,7 @@ async def test_a_port_that_the_reactor_closes_is_not_inherited(generations, tmp_
 @pytest_twisted.ensureDeferred
 async def test_a_port_cannot_be_started_twice(generations, tmp_path):
     """
-    startListening on a TCP port that listens is refused, and it serves on.
+    startListening on a TCP port that listens is refused, and it keeps serving.
     """
     first = generations()
     port = await first.listen(f"tableflip:tcp:0:interface={LOCAL}")
@@ -1161,7 +1161,7 @@ async def test_closing_a_port_leaves_the_listener_of_the_other_process(
 ):
     """
     When a child that has not taken over stops its port, or a parent that has
-    been replaced does, even twice, the other one serves on, on the same path.
+    been replaced does, even twice, the other one keeps serving, on the same path.
     """
     first = generations()
     port = await first.listen(description.format(tmp=tmp_path))

@@ -138,7 +138,7 @@ def test_what_the_application_does_to_its_environment_ends_with_it(service):
 def test_a_file_that_cannot_be_used_fails_the_upgrade(service, broken):
     """
     A line that cannot be understood, or a file that is gone, is a failed upgrade
-    with the reason; the old process serves on, and is upgraded when the file is
+    with the reason; the old process keeps serving, and is upgraded when the file is
     there again.
     """
     service.release(NAMED)

@@ -194,7 +194,7 @@ def test_a_release_that_wants_a_port_of_somebody_else_fails(site):
 def test_a_key_that_cannot_be_read_is_a_failed_upgrade(service, certificate, how):
     """
     A successor that cannot read the key of a TLS endpoint fails, with its
-    traceback in the log and in the failure; the old process serves on, and is
+    traceback in the log and in the failure; the old process keeps serving, and is
     replaced when the key is there again.
     """
     key = service.directory / "key.pem"
@@ -330,7 +330,7 @@ def test_a_parent_that_dies_while_the_child_initialises_leaves_it_serving(site):
 def test_a_parent_that_dies_while_it_drains_is_not_missed(site):
     """
     When the old process is killed while a connection keeps it, the new one
-    serves on, and can be upgraded then.
+    keeps serving, and can be upgraded then.
     """
     service = site.service
     first = site.start()
@@ -436,7 +436,7 @@ def test_from_ready_to_serving_nobody_accepts_and_clients_wait(site):
 def test_a_parent_that_falls_silent_before_it_commits_gets_the_service_back(site):
     """
     A child that waits for Commit until its own deadline leaves, since a parent
-    that is frozen may wake up; it does, and serves on.
+    that is frozen may wake up; it does, and keeps serving.
     """
     service = site.service
     first = site.start("--upgrade-timeout", "20", code=wrap(PARK, after=STOP))

@@ -150,8 +150,8 @@ def test_a_release_is_rolled_out_to_a_fleet(directory):
         "failures": [],
     }, done.stderr
     assert re.search(
-        r'"web1: release 3: the new process \d+ exited with status 1 .*; the old one serves on'
-        r': ZeroDivisionError: division by zero"',
+        r'"web1: release 3: the new process \d+ exited with status 1 .*; the old one keeps '
+        r'serving: ZeroDivisionError: division by zero"',
         bad,
     ), bad
     assert "[web2]" not in bad

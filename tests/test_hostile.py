@@ -201,7 +201,7 @@ def deliver(data, filenos, pieces=1):
             parent = receiveManifest(theirs, DEADLINE)
         except ChannelError:
             return None
-        os.close(parent.lastWords.stderr)
+        os.close(parent.lastOutput.stderr)
         inventory = Inventory()
         try:
             inventory.inherit(parent.manifest.entries, parent.descriptors)
@@ -332,7 +332,7 @@ def test_credentials_are_not_taken_for_descriptors():
         ours.sendall(data[6:])
         parent = receiveManifest(theirs, DEADLINE)
         assert parent.descriptors == []
-        os.close(parent.lastWords.stderr)
+        os.close(parent.lastOutput.stderr)
         # It has a descriptor by which its process is known.
         del parent
 
@@ -932,7 +932,7 @@ def test_a_path_that_is_replaced_in_an_upgrade_is_left_alone_for_ever(service, a
     """
     Somebody puts a link, and then a socket of his own, where our socket was,
     while we run and while the successor initialises, which is to change the
-    mode of the path: what they lead to keeps its mode, the successor serves on
+    mode of the path: what they lead to keeps its mode, the successor keeps serving
     its other port, and all is still there when it has stopped.
     """
     directory = service.directory / "run"

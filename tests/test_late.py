@@ -99,7 +99,7 @@ def test_an_application_says_what_it_waits_for(late):
 @pytest.mark.parametrize("until_", [(), ("UNTIL", "1")])
 def test_a_database_that_is_away_fails_the_upgrade(late, until_):
     """
-    The old process serves on, and says why; the next good release goes in.
+    The old process keeps serving, and says why; the next good release goes in.
     """
     old = late.startLate("by strings", 0.2, *filter(None, [until_]))
     until(lambda: "listening on" in late.log, "the first listener")

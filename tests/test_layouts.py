@@ -248,7 +248,7 @@ def test_a_launcher_that_changes_the_directory(service, port):
 def test_an_interpreter_that_is_gone_is_a_failed_upgrade(service, port):
     """
     Without its interpreter a successor cannot be started: the upgrade fails and
-    names it, and the old process serves on until there is one again.
+    names it, and the old process keeps serving until there is one again.
     """
     named = service.directory / "venv"
     environment(named, "one")

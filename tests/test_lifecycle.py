@@ -676,7 +676,7 @@ def test_a_stop_of_the_parent_is_for_both(phase, ends):
 
 def test_a_stop_of_the_child_is_for_both_if_it_serves():
     """
-    Before that the child says why it leaves, and the parent serves on.
+    Before that the child says why it leaves, and the parent keeps serving.
     """
     for state in (BESIDE, "AwaitingCommit"):
         child = process(state)

@@ -72,7 +72,7 @@ def test_what_is_counted_has_its_place_for_ever():
     """
     first = ("accepted", "drained", "aborted", "done", "failed", "rolledBack", "stopped")
     assert NAMES[:7] == first
-    assert NAMES[7:10] == ("migrated", "home", "stayed")
+    assert NAMES[7:10] == ("migrated", "returned", "stayed")
     assert (_ROWS, _CELLS, KIND) == (64, 64, "counters")
 
 
@@ -102,7 +102,7 @@ def test_what_happens_is_counted(inventories):
         journal.tell(Failed, reason="", outcome=outcome)
     journal.tell(Drained, finished=7, told=5, cut=2)
     journal.tell(DrainCancelled, connections=9, told=5, cut=1)
-    journal.tell(Migrated, connections=30, home=20, stayed=10, why="")
+    journal.tell(Migrated, connections=30, returned=20, stayed=10, why="")
     counters.end()
     journal.tell(Final)
     assert list(counters.totals().values()) == [0, 7, 3, 1, 1, 2, 1, 30, 20, 10]

@@ -108,7 +108,7 @@ MOMENTS = {
     "new says Taken": ("Saying", "Taken", {10}, {20}),
     "new has said Taken": ("Said", "Taken", {10}, {40}),
     "old hears Taken": ("Hearing", "Taken", {10}, {40}),
-    "old takes back": ("ComingHome", "", {50}, {0}),
+    "old takes back": ("Returning", "", {50}, {0}),
 }
 """
 When what happens to the second of three batches, of 20, 20 and 10 connections; and how many
@@ -142,7 +142,7 @@ def test_a_connection_is_served_by_whoever_is_left(service, moment, victim, numb
     who = "os.getpid()" if moment.startswith(victim) else other
     fault = FAULT.format(condition=SAID.format(kind, message), victim=who, signal=number)
     shorter = "from txtableflip._migration import move\nmove.ANSWER_TIMEOUT = 2\n"
-    code = ONCE + fault + shorter + (REFUSING if kind == "ComingHome" else "")
+    code = ONCE + fault + shorter + (REFUSING if kind == "Returning" else "")
     start(service, {WHERE.format(port): (True, 1)}, code)
     with Strict(("127.0.0.1", port), 50) as clients:
         until(lambda: clients.lines > 200, "some lines")
@@ -187,7 +187,7 @@ def test_what_status_says(service):
     with Strict(("127.0.0.1", port), 3) as clients:
         until(lambda: clients.lines > 3, "some lines")
         old = upgrade(service)
-        service.waitFor("0 came home, and 3 never left; 3: its protocol refuses")
+        service.waitFor("0 were returned, and 3 never left; 3: its protocol refuses")
         found = service.run(TABLEFLIP, "status", "--json", str(old))
         status = json.loads(found.stdout)
         mine = [each for each in status["generations"] if each["pid"] == old]

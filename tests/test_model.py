@@ -357,7 +357,7 @@ def aChildThatIsToStopJustLeaves(table, monkeypatch):
 @story("told to stop, and serves", 2, 0, 2)
 def aParentThatIsToStopConfirms(table, monkeypatch):
     """
-    The child serves on.
+    The child keeps serving.
     """
     table["Watching"]["stop"] = table["Watching"]["confirm"]
 

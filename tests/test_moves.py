@@ -1,6 +1,6 @@
 """
 Moves of connections from one process to the next, both of them in this one: what is offered
-is taken, or comes home, and is never both.
+is taken, or returned, and is never both.
 """
 
 import os
@@ -182,7 +182,7 @@ def test_what_is_offered_is_taken(makeWorld, kind, family):
     pair.expect(clients, b"N")
     assert pair.old.factory.lost == [ConnectionMigrated] * 45
     assert [len(offer.connections) for offer in pair.offers] == [20, 20, 5]
-    described = {"migrated": 45, "home": {}, "stayed": {}, "waiting": 0}
+    described = {"migrated": 45, "returned": {}, "stayed": {}, "waiting": 0}
     assert pair.old.migration.describe() == described
     assert len(pair.old.accepted) == 0
     assert len(pair.new.accepted) == 45
@@ -253,7 +253,7 @@ def dropThird(pair):
 
 
 @pytest.mark.parametrize("some", [refuseThird, dropThird])
-def test_what_is_refused_comes_home(pair, some):
+def test_what_is_refused_is_returned(pair, some):
     """
     Those that the new process cannot take go on in the old one, and it is told why; the
     others go.
@@ -262,7 +262,7 @@ def test_what_is_refused_comes_home(pair, some):
     why = some(pair)
     pair.migrate()
     described = pair.old.migration.describe()
-    assert described["home"] == {why: 5}
+    assert described["returned"] == {why: 5}
     assert described["migrated"] == 10
     for client in clients:
         client.sock.send(b"fghij")
@@ -274,7 +274,7 @@ def test_what_is_refused_comes_home(pair, some):
     assert pair.old.connections.stays == set(pair.old.accepted)
 
 
-def test_what_is_refused_without_a_reason_comes_home(pair, monkeypatch):
+def test_what_is_refused_without_a_reason_is_returned(pair, monkeypatch):
     """
     As a release may that has none to give: the connection is not thought to be there.
     """
@@ -282,7 +282,7 @@ def test_what_is_refused_without_a_reason_comes_home(pair, monkeypatch):
     pair.clients(3)
     refuseThird(pair)
     pair.migrate()
-    assert pair.old.migration.describe()["home"] == {"": 1}
+    assert pair.old.migration.describe()["returned"] == {"": 1}
     assert pair.old.migration.describe()["migrated"] == 2
 
 
@@ -326,7 +326,7 @@ def tooLong(pair, monkeypatch):
 
 @pytest.mark.parametrize("broken", [silent, dead, tooLong])
 @pytest.mark.parametrize("migrates", [True, TOGETHER])
-def test_without_an_answer_all_come_home(world, monkeypatch, broken, migrates):
+def test_without_an_answer_all_are_returned(world, monkeypatch, broken, migrates):
     """
     A child that does not answer has taken nothing: all go on here, and it does not touch
     what it holds.
@@ -336,7 +336,7 @@ def test_without_an_answer_all_come_home(world, monkeypatch, broken, migrates):
     before = openDescriptors()
     why = broken(pair, monkeypatch)
     pair.migrate()
-    assert pair.old.migration.describe()["home"] == {why: 5}
+    assert pair.old.migration.describe()["returned"] == {why: 5}
     pair.wakeUp()
     pair.expect(clients, b"O")
     assert [each for each in pair.new.factory.made if each.connected] == []
@@ -392,7 +392,7 @@ def test_a_huge_snapshot_stays_where_it_is(pair):
         b"state".ljust(10**8 if protocol is huge else 0), protocol.held
     )
     pair.migrate()
-    [(why, count)] = pair.old.migration.describe()["home"].items()
+    [(why, count)] = pair.old.migration.describe()["returned"].items()
     assert count == 1
     assert "100000005 bytes are more than the" in why
     pair.expect(clients[:1], b"O")
@@ -420,8 +420,8 @@ def test_what_does_not_want_to_go_drains(pair, why):
 
 def test_a_client_that_has_gone_is_nobodys_error(pair):
     """
-    One that resets its connection on the way is refused, and found out about at home; one
-    that has only finished sending goes on.
+    One that resets its connection on the way is refused, and found out about when it is
+    returned; one that has only finished sending goes on.
     """
     reset, finished = pair.clients(2)
     original = pair.deliver

@@ -214,7 +214,7 @@ def test_a_manifest_comes_with_its_descriptors(pair, count):
         pair[1].settimeout(20)
         assert pair[1].recv(10) == b"next"
     finally:
-        for fileno in [*files, *parent.descriptors, parent.lastWords.stderr]:
+        for fileno in [*files, *parent.descriptors, parent.lastOutput.stderr]:
             os.close(fileno)
 
 
@@ -261,8 +261,8 @@ def test_a_manifest_says_whether_the_standard_error_comes(pair):
     """
     send(pair[0], BARE, [])
     found = receiveManifest(pair[1], 20)
-    assert (found.descriptors, found.lastWords.stderr) == ([], None)
-    found.lastWords.end()
+    assert (found.descriptors, found.lastOutput.stderr) == ([], None)
+    found.lastOutput.end()
 
 
 def test_a_descriptor_of_a_kind_that_is_not_known_comes_with_the_others(pair):
@@ -274,7 +274,7 @@ def test_a_descriptor_of_a_kind_that_is_not_known_comes_with_the_others(pair):
     found = receiveManifest(pair[1], 20)
     assert found.manifest.entries == (unknown,)
     assert len(found.descriptors) == 1
-    for fileno in [*found.descriptors, found.lastWords.stderr]:
+    for fileno in [*found.descriptors, found.lastOutput.stderr]:
         os.close(fileno)
 
 
@@ -672,12 +672,12 @@ print("lives")
 OVERDUE = """
 import os, socket, sys
 from txtableflip._handover.messages import Manifest
-from txtableflip._handover.lastwords import LastWords
+from txtableflip._handover.lastoutput import LastOutput
 from txtableflip._handover.parent import Parent
 sock = socket.socket(fileno=int(sys.argv[1]))
 from unittest.mock import Mock
 from twisted.internet.testing import MemoryReactorClock
-parent = Parent(sock, Manifest(2, 60.0, None, (), stderr=False), LastWords(None), [])
+parent = Parent(sock, Manifest(2, 60.0, None, (), stderr=False), LastOutput(None), [])
 parent.connect(MemoryReactorClock(), Mock())
 print(os.getppid(), flush=True)
 parent.kill()

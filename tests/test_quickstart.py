@@ -122,7 +122,7 @@ def test_the_quick_start_from_an_empty_directory(home):
 def test_the_quick_start_under_systemd_is_what_happens(manager):
     """
     The same under a real systemd: C{systemctl reload} fails if the upgrade does, and
-    who served serves on.
+    who served keeps serving.
     """
     home = manager
     quietCurl(home)

@@ -486,7 +486,7 @@ def test_four_thousand_descriptors_go_in_one_upgrade(user):
 def test_a_child_with_too_low_a_limit_fails_clearly(releases):
     """
     A child that may not have as many descriptors as it is handed fails, and
-    says so; the old process serves on, and passes all of them when it may.
+    says so; the old process keeps serving, and passes all of them when it may.
     """
     port = freePort()
     code = (endpoint(f"tcp:{port}:interface=127.0.0.1"), *pipes(200))
@@ -502,7 +502,7 @@ def test_a_child_with_too_low_a_limit_fails_clearly(releases):
 def test_a_parent_at_its_limit_fails_clearly(releases):
     """
     A process that cannot open one descriptor more says so when it is to be
-    upgraded, and serves on.
+    upgraded, and keeps serving.
     """
     port = freePort()
     releases.start(endpoint(f"tcp:{port}:interface=127.0.0.1"), *pipes(10))

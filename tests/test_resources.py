@@ -1,6 +1,6 @@
 """
 What the machine refuses in the middle of an upgrade: processes, memory, room on
-the disk, permission, room in a buffer.  The old process serves on, says why, and
+the disk, permission, room in a buffer.  The old process keeps serving, says why, and
 is replaced as soon as it may be.  (Descriptors are in test_releases.py.)
 """
 
@@ -144,7 +144,7 @@ def test_a_key_of_another_user_is_a_failed_upgrade(service, address):
     done = service.run(TABLEFLIP, "upgrade", "--json")
     told = json.loads(done.stdout)
     assert (done.returncode, told["outcome"], told["phase"]) == (1, "failed", "initialise")
-    assert f"Permission denied: '{key}'" in "\n".join(told["lastWords"])
+    assert f"Permission denied: '{key}'" in "\n".join(told["lastOutput"])
     assert told["serving"]["pid"] == pid
     shouldServeOn(service, address, pid, "Permission denied")
 

@@ -12,7 +12,7 @@ import pytest
 from processes import APPS, TWISTD, Gate, ask, until
 from twisted.internet.testing import MemoryReactor
 
-from txtableflip._handover.lastwords import Output
+from txtableflip._handover.lastoutput import Output
 from txtableflip.testing._service import freePort, isAlive
 
 COMPANIONS = (

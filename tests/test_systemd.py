@@ -130,7 +130,7 @@ def test_the_unit_with_a_keeper_does_what_the_documents_say(manager):
     nobody; and a stop cuts nothing that is under way, whomever systemd tells.
     """
     told, shown = run(manager, "kept.py")
-    assert "(phase: initialise); the old one serves on" in told.pop("why"), shown
+    assert "(phase: initialise); the old one keeps serving" in told.pop("why"), shown
     drained = [True, 0, "success", []]
     assert told == {
         "start": 0,
@@ -159,7 +159,7 @@ def test_the_unit_with_a_keeper_does_what_the_documents_say(manager):
 def test_a_reload_says_of_each_bad_release_what_is_wrong(manager):
     """
     By its exit status, the status of the unit and the journal; the unit is active, and
-    the old release serves on.  That of a good one is 0.
+    the old release keeps serving.  That of a good one is 0.
     """
     told, shown = run(manager, "bad.py")
     texts = {kind: told[kind].pop() for kind in BAD}

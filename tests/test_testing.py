@@ -227,7 +227,7 @@ def test_who_asks_the_wrong_process_is_told_what_the_right_one_does(fake, child)
 
 def test_an_upgrade_fails(fake):
     """
-    When the child fails, upgrade fails with the error, the process serves on,
+    When the child fails, upgrade fails with the error, the process keeps serving,
     and another upgrade may be tried.
     """
     fake.ready()

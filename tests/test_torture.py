@@ -506,7 +506,7 @@ def test_connections_of_every_protocol_migrate():
     assert result.complaints == []
     assert [error for row in result.rows for error in row.errors] == []
     assert [row.migrated for row in result.rows] == [2 * migration.LEAST] * len(result.rows)
-    assert (result.home, result.stayed) == (0, 0)
+    assert (result.returned, result.stayed) == (0, 0)
 
 
 @pytest.mark.process

@@ -154,7 +154,7 @@ def test_to_stop_during_an_upgrade_ends_the_child(chain):
 def test_to_stop_a_child_that_is_not_ready_fails_the_upgrade(chain):
     """
     When the child itself is stopped before it is ready, its parent learns so
-    without waiting for the deadline, and serves on.
+    without waiting for the deadline, and keeps serving.
     """
     _, first = chain.startReady()
     upgrading = first.begin("upgrader.upgrade()")
@@ -239,7 +239,7 @@ def test_a_failure_says_how_far_the_child_came_and_how_it_ended(
 def test_an_interpreter_that_cannot_be_executed_is_a_failed_upgrade(chain, tmp_path):
     """
     When the child cannot even be started, the error says so, and the process
-    serves on and can be upgraded when the reason is gone.
+    keeps serving and can be upgraded when the reason is gone.
     """
     missing = tmp_path / "no such"
     _, first = chain.startReady({"command": [str(missing), str(APPS / "remote.py")]})
@@ -289,7 +289,7 @@ def test_a_pid_file_that_cannot_be_written_is_said_before_it_is_needed(chain):
 def test_a_child_that_cannot_write_the_pid_file_does_not_take_over(chain):
     """
     When the pid file's directory is gone by the time of an upgrade, the upgrade
-    fails with that reason, and the old process serves on.
+    fails with that reason, and the old process keeps serving.
     """
     directory = chain.service.directory / "run"
     directory.mkdir()

@@ -296,13 +296,13 @@ def test_the_reactor_is_told_to_listen_with_the_arguments_that_ours_has():
         )
 
 
-LASTWORDS = "txtableflip._handover.lastwords"
+LASTOUTPUT = "txtableflip._handover.lastoutput"
 
 ADDED = [
     (tcp.Server, "accepted since _lingering _linger", CONNECTIONS),
     (unix.Server, "accepted since _lingering _linger", UNIX_PORT),
     (unix.Server, "_unsent hearOut", CHANNEL),
-    (FileDescriptor, "stream _fileno _forget close", LASTWORDS),
+    (FileDescriptor, "stream _fileno _forget close", LASTOUTPUT),
     (FileDescriptor, "_descriptor _ended stop", "txtableflip._handover.pidfd"),
     (unix.Port, "_name", UNIX_PORT),
     (udp.Port, "adopted", DATAGRAM),
@@ -1346,7 +1346,7 @@ def test_the_end_of_a_pipe_is_done_and_that_of_a_reactor_is_lost():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == ["ConnectionDone", "ConnectionLost"], lookAt(
-        LASTWORDS, "a reactor that shuts down loses what it reads"
+        LASTOUTPUT, "a reactor that shuts down loses what it reads"
     )
 
 

@@ -171,7 +171,7 @@ def test_a_release_that_cannot_listen_beside_the_old_one_is_told_why(
     service.fail()
     (failure,) = service.failures()
     assert hint in failure
-    assert failure.count(hint) == 1 or "Its last words" in failure
+    assert failure.count(hint) == 1 or "Its last output" in failure
     assert ask(address) == ("1", 1)
 
 

@@ -124,7 +124,7 @@ class Trial:
             (new, *_) = service.until(lambda: service.told("new starts", begin), "a start")
             end = pool.submit(untilItEnds, os.pidfd_open(new.pid))
             failed = service.until(lambda: service.told("upgrade failed", begin), "a failure")
-            found.told = failed[0].why.partition(" Its last words")[0]
+            found.told = failed[0].why.partition(" Its last output")[0]
             death = self._takenBack(begin) if self._standsBy else end.result()
             answered = service.until(lambda: answerTo(load, old, death), "an answer")
             found.away = answered - death

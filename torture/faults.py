@@ -679,7 +679,7 @@ but has not been acted on.
 |---|---|---|---|---|---|---|---|
 """
 FOOTER = """
-- *old*: the upgrade has failed, and the log says so; the old process serves on. *new*: the
+- *old*: the upgrade has failed, and the log says so; the old process keeps serving. *new*: the
   upgrade has succeeded. *one of them*: it depends on which of their timers fires first. In each
   of these cells the pid file names the process that serves, it can be upgraded, and at no
   moment have two processes accepted connections. No client failed, unless the old one was

@@ -46,7 +46,7 @@ News.left = lambda news, stream: b"0"
 
 MIGRATED = re.compile(
     r"migrated: (\d+) connections continue in the new process; "
-    r"(\d+) came home, and (\d+) never left.*"
+    r"(\d+) were returned, and (\d+) never left.*"
 )
 
 
@@ -98,14 +98,14 @@ class Result:
     """
     What was seen in all.
 
-    @ivar home: how many connections have come home.
+    @ivar returned: how many connections were returned.
     @ivar stayed: how many have never left.
     """
 
     rows: list = field(default_factory=list)
     complaints: list = field(default_factory=list)
     migrated: int = 0
-    home: int = 0
+    returned: int = 0
     stayed: int = 0
 
 
@@ -237,11 +237,11 @@ def readLog(log, result):
     Add what the processes have said of their connections.
     """
     for line in MIGRATED.finditer(log):
-        migrated, home, stayed = map(int, line.groups())
+        migrated, returned, stayed = map(int, line.groups())
         result.migrated += migrated
-        result.home += home
+        result.returned += returned
         result.stayed += stayed
-        if home or stayed:
+        if returned or stayed:
             result.complaints.append(line[0])
     seen = sum(row.migrated for row in result.rows)
     # Who has failed has not seen what became of its connection.
@@ -263,8 +263,8 @@ def show(result, most):
             f"{len(row.errors):8,}"
         )
     print(
-        f"{result.migrated:,} migrations, {result.home:,} came home, {result.stayed:,} never "
-        f"left; {len(result.complaints):,} complaints"
+        f"{result.migrated:,} migrations, {result.returned:,} were returned, "
+        f"{result.stayed:,} never left; {len(result.complaints):,} complaints"
     )
     errors = [f"{row.title}: {error}" for row in result.rows for error in row.errors[:most]]
     print("".join(f"    {one}\n" for one in result.complaints[:most] + errors), flush=True)

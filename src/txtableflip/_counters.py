@@ -39,7 +39,7 @@ does any unknown kind; so does a release that has no counters.
 
 NAMES = (
     *("accepted", "drained", "aborted", "done", "failed", "rolledBack", "stopped"),
-    *("migrated", "home", "stayed"),
+    *("migrated", "returned", "stayed"),
 )
 """
 What is counted, in the order of a row, which is that of any release: connections that
@@ -126,7 +126,7 @@ class Counters:
             self.add("aborted", event.cut)
         elif isinstance(event, Migrated):
             self.add("migrated", event.connections)
-            self.add("home", event.home)
+            self.add("returned", event.returned)
             self.add("stayed", event.stayed)
 
 

@@ -126,7 +126,7 @@ class Generation(Relatives, Leaving):
         self.inventory.inherit(manifest.entries, self._parent.descriptors)
         self._older = older = Older(reactor, self.inventory)
         self.olderAreGone = older.areGone if older.areKnown else self._parent.isGone
-        self._parent.lastWords.hint = lambda error: whyInUse(error, self.inventory.inherited)
+        self._parent.lastOutput.hint = lambda error: whyInUse(error, self.inventory.inherited)
 
     def connect(self, lifecycle: Lifecycle) -> None:
         """
@@ -202,10 +202,10 @@ class Generation(Relatives, Leaving):
             generation=self.number + 1,
             upgradeTimeout=self.upgradeTimeout,
             pidFile=self.pidFile,
-            entries=(*self.inventory.entries(), *self._parent.lastWords.entries()),
+            entries=(*self.inventory.entries(), *self._parent.lastOutput.entries()),
             release=ProcessLogger.release,
         )
-        ends = self._parent.lastWords.descriptors()
+        ends = self._parent.lastOutput.descriptors()
         descriptors = [*self.inventory.descriptors(), *ends]
         self.begin(self.command(), manifest, descriptors, order)
         self.ports.shared.tell()
@@ -220,7 +220,7 @@ class Generation(Relatives, Leaving):
     def confirmChild(self) -> None:
         self._child.confirm()
         if self._child.can(OUTPUT):
-            self._parent.lastWords.letGo()
+            self._parent.lastOutput.letGo()
 
     def park(self) -> None:
         self._insisting.stop()

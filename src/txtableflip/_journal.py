@@ -238,19 +238,19 @@ class Migrated(Event):
     Connections of this process were to continue in its child.
 
     @ivar connections: how many do.
-    @ivar home: how many were offered, and continue here.
+    @ivar returned: how many were offered, and continue here.
     @ivar stayed: how many could not be offered.
     @ivar why: of both, in words, for the end of a line.
     """
 
     connections: int
-    home: int
+    returned: int
     stayed: int
     why: str
 
 
 @dataclass(frozen=True)
-class ComingHome(Event):
+class Returning(Event):
     """
     Connections that were offered are about to continue here.
 
@@ -403,8 +403,8 @@ _LINES: dict[type[Event], tuple[Any, str]] = {
     Migrated: (
         LogLevel.info,
         (
-            "migrated: {connections} connections continue in the new process; {home} came "
-            "home, and {stayed} never left{why}"
+            "migrated: {connections} connections continue in the new process; {returned} were "
+            "returned, and {stayed} never left{why}"
         ),
     ),
     Drained: (

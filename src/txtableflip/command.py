@@ -300,7 +300,7 @@ _COMMANDS = {
     "status": "show every generation",
     "metrics": "print metrics, for Prometheus",
     "rollback": "have the previous release serve again, while the new one is on probation",
-    "confirm": "end the probation: the new release serves for good",
+    "confirm": "end the probation now: the upgrade is final",
     "stop": "drain open connections, and exit",
 }
 

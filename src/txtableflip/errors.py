@@ -33,7 +33,7 @@ class EnvironmentFileError(TableflipError, ValueError):
 
 class UpgradeError(TableflipError):
     """
-    L{Upgrader.upgrade} did not end in a new process; this one serves on.
+    L{Upgrader.upgrade} did not end in a new process; this one keeps serving.
     """
 
 
@@ -115,12 +115,12 @@ class UpgradeFailed(UpgradeError):
         What happened, in one sentence.
         """
         child = "the new process" if self.pid is None else f"the new process {self.pid}"
-        again = "again" if self.phase == "probation" else "on"
-        return f"{child} {self.what} (phase: {self.phase}); the old one serves {again}"
+        serves = "serves again" if self.phase == "probation" else "keeps serving"
+        return f"{child} {self.what} (phase: {self.phase}); the old one {serves}"
 
     def __str__(self) -> str:
         text = self.headline
-        return f"{text}. Its last words:\n{self.stderr}" if self.stderr else text
+        return f"{text}. Its last output:\n{self.stderr}" if self.stderr else text
 
 
 class ChildNotStarted(UpgradeFailed):

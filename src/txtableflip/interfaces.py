@@ -127,10 +127,10 @@ class IInheriting(Interface):
         @param drainTimeout: how long its connections have to drain when this process exits,
             in seconds; by default as long as all others (L{IUpgrader.drain}).
         @param migrate: whether its open connections migrate to the next process when that
-            serves for good, if their protocols support it (L{IMigratable}): a few at a
-            time, or all of them C{"together"}, as a chat room needs it.  C{None}: as for
-            all others.  Listening fails with L{NotInheritable <txtableflip.NotInheritable>}
-            if they are TLS.
+            serves and the switch is final, if their protocols support it (L{IMigratable}):
+            a few at a time, or all of them C{"together"}, as a chat room needs it.
+            C{None}: as for all others.  Listening fails with L{NotInheritable
+            <txtableflip.NotInheritable>} if they are TLS.
         @raise ValueError: if C{description} is not an endpoint string, C{drainTimeout} is
             not positive, or C{migrate} is something else.
         """
@@ -233,11 +233,11 @@ class IUpgrader(IInheriting):
             after this upgrade, in seconds, also those whose listener has a timeout of its
             own; at least 0.
         @raise ValueError: if C{expect} is relative, or C{drainTimeout} is negative.
-        @return: a Deferred that fires when it has, for good; or when it could have, if this
-            is a dry run.  It fails at once with a L{Refusal <txtableflip.Refusal>} if this
-            is not the moment, and with an L{UpgradeFailed <txtableflip.UpgradeFailed>} if
-            the new process did not take over, or was rolled back (L{RolledBack
-            <txtableflip.RolledBack>}); this one keeps serving.
+        @return: a Deferred that fires when it has, and that is final; or when it could
+            have, if this is a dry run.  It fails at once with a L{Refusal
+            <txtableflip.Refusal>} if this is not the moment, and with an L{UpgradeFailed
+            <txtableflip.UpgradeFailed>} if the new process did not take over, or was rolled
+            back (L{RolledBack <txtableflip.RolledBack>}); this one keeps serving.
         """
 
     def status() -> dict[str, Any]:
@@ -266,8 +266,8 @@ class IUpgrader(IInheriting):
 
     def confirm() -> None:
         """
-        End the probation: the new process serves for good. Called in the new process, this
-        asks its parent to confirm.
+        End the probation now: the upgrade is final. Called in the new process, this asks
+        its parent to confirm.
 
         @raise NotOnProbation: if there is nothing to confirm.
         """
@@ -306,7 +306,8 @@ class IUpgrader(IInheriting):
     def whenExiting() -> Deferred[None]:
         """
         @return: a Deferred that fires when this process should drain and exit: its
-            successor serves, for good, or it was told to stop (tableflip's C{Exit}).
+            successor serves, and that is final, or it was told to stop (tableflip's
+            C{Exit}).
         """
 
     def whenParentExits() -> Deferred[None]:
@@ -406,7 +407,7 @@ class Snapshot(NamedTuple):
     What a protocol hands over to the one that continues its connection.
 
     @ivar state: whatever L{IMigratableFactory.resume} needs.  Another release reads it,
-        maybe an older one if the connection comes home: so give it a version, and use
+        maybe an older one if the connection is returned: so give it a version, and use
         JSON, say, and not pickles, which name classes.
     @ivar unread: what has been received and not acted upon. The protocol that continues
         gets it by C{dataReceived}, before anything else is received.
@@ -450,10 +451,10 @@ class IMigratableFactory(Interface):
 
     def resume(snapshot: Snapshot, address: Any) -> Any:
         """
-        Make a protocol for a connection that another one has handed over; or that comes
-        home, if the next process could not take it.  It is connected (C{makeConnection})
-        when all that migrate together have been made: C{connectionMade} must not greet
-        again.
+        Make a protocol for a connection that another one has handed over; or that is
+        returned, because the next process could not take it.  It is connected
+        (C{makeConnection}) when all that migrate together have been made: C{connectionMade}
+        must not greet again.
 
         @param address: of the client, as C{buildProtocol} gets it.
         @return: the protocol; or C{None} if this connection cannot be continued here.

@@ -167,8 +167,8 @@ class Upgrader(_Inheriting):
             this process was started. It must not daemonise.
         @param envFile: the path of a file with environment variables, C{NAME=value}
             in each line, which is read when the next version is started.
-        @param maxGenerations: how many may be alive when one serves for good: the oldest
-            are terminated then, even if they have connections.
+        @param maxGenerations: how many may be alive when an upgrade is final: the oldest are
+            terminated then, even if they have connections.
         @param probation: for how long a child that serves may be rolled back, in seconds;
             not at all by default.
         @param healthCheck: called each second while a child is on probation: a function

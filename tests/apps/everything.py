@@ -1,5 +1,5 @@
 """
-A program that holds one of everything that can be inherited, and serves on all
+A program that holds one of everything that can be inherited, and goes on serving all
 of it; run as C{python everything.py DIRECTORY}.
 
 It writes what it has to DIRECTORY/addresses as JSON.  With a second directory, it has

@@ -42,7 +42,7 @@ def reload(unit, kind, taken):
     until(lambda: reason in journal()[before:], journal)
     text = unit.show("StatusText")
     isTold = text.startswith("upgrade failed: ") and reason in text
-    isWhere = f"(phase: {phase}); the old one serves on" in text
+    isWhere = f"(phase: {phase}); the old one keeps serving" in text
     states = [unit.show(name) for name in STATES]
     return [
         status,

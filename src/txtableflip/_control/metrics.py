@@ -25,7 +25,7 @@ _BY_OUTCOME = {
     ),
     "tableflip_migrations_total": (
         "Connections that were to migrate, by what became of them.",
-        ("migrated", "home", "stayed"),
+        ("migrated", "returned", "stayed"),
     ),
 }
 _PROCESS = ("generation", "pid")

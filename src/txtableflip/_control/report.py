@@ -68,7 +68,7 @@ class Report:
         if not verdict.msg:
             said = _SHOWING[verdict.command](verdict.details["generations"])
         print(*said, sep="\n", file=sys.stderr if verdict.status else sys.stdout)
-        for line in verdict.details.get("lastWords", ()):
+        for line in verdict.details.get("lastOutput", ()):
             print(f"  {line}", file=sys.stderr)
 
 

@@ -61,7 +61,7 @@ def failed(error: UpgradeFailed, serving: Result, release: str | None) -> Result
         "msg": error.headline,
         "phase": error.phase,
         "reason": error.what,
-        "lastWords": error.stderr.splitlines(),
+        "lastOutput": error.stderr.splitlines(),
         "serving": serving,
         "other": {
             "pid": error.pid,

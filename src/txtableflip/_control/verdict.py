@@ -68,7 +68,7 @@ class Verdict:
             "failed": self.status != 0,
             "msg": self.msg,
             "seconds": round(self.seconds, 3),
-            "lastWords": [],
+            "lastOutput": [],
             **blank,
             **self.details,
         }

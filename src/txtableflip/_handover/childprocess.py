@@ -13,7 +13,7 @@ from io import FileIO
 
 from twisted.python.failure import Failure
 
-from txtableflip._handover.lastwords import outputEntry, stdoutEntry, writeAll
+from txtableflip._handover.lastoutput import outputEntry, stdoutEntry, writeAll
 from txtableflip._handover.messages import Manifest
 from txtableflip._handover.pidfd import Pidfd
 from txtableflip._handover.spawned import Spawned, isOpen

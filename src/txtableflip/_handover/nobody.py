@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from txtableflip._handover.lastwords import LastWords
+from txtableflip._handover.lastoutput import LastOutput
 from txtableflip._handover.manifest import NO_NEWS, News
 from txtableflip._handover.messages import Manifest, Message
 from txtableflip._lifecycle import Lifecycle
@@ -28,7 +28,7 @@ class NoParent:
     def __init__(self) -> None:
         self.isGone = OneShot()
         self.isGone.fire()
-        self.lastWords = LastWords(None)
+        self.lastOutput = LastOutput(None)
 
     def connect(
         self, reactor: Reactor, lifecycle: Lifecycle, release: str | None = None

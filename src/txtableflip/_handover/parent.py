@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from txtableflip._handover.channel import connectChannel
 from txtableflip._handover.frames import closeAll
-from txtableflip._handover.lastwords import LastWords, takeLastWords
+from txtableflip._handover.lastoutput import LastOutput, takeLastOutput
 from txtableflip._handover.manifest import News
 from txtableflip._handover.messages import (
     PROBATION,
@@ -118,9 +118,9 @@ def receiveManifest(sock: socket.socket, timeout: float) -> Parent:
     ProcessLogger.generation = manifest.generation
     Journal().tell(Hearing, message="Manifest", peer="parent", peerPid=os.getppid())
     stderr = descriptors.pop(0) if manifest.stderr else None
-    lastWords, others = takeLastWords(stderr, manifest.entries, descriptors)
+    lastOutput, others = takeLastOutput(stderr, manifest.entries, descriptors)
     manifest = replace(manifest, entries=tuple(entry for entry, _ in others))
-    return Parent(sock, manifest, lastWords, [fileno for _, fileno in others])
+    return Parent(sock, manifest, lastOutput, [fileno for _, fileno in others])
 
 
 class Parent:
@@ -128,7 +128,7 @@ class Parent:
     What the parent has sent, and what it is told.
 
     @ivar descriptors: what is inherited, in the order of the manifest's entries.
-    @ivar lastWords: what it reads if this process dies.
+    @ivar lastOutput: what it reads if this process dies.
     @ivar peerPid: the process that started this one: the parent, or a wrapper of it.
     @ivar isGone: fires when the parent has exited.
     @ivar stored: nothing is known to be stored while the parent runs.
@@ -141,7 +141,7 @@ class Parent:
         self,
         sock: socket.socket,
         manifest: Manifest,
-        lastWords: LastWords,
+        lastOutput: LastOutput,
         descriptors: list[int],
     ) -> None:
         self.manifest = manifest
@@ -150,7 +150,7 @@ class Parent:
         self.isGone = OneShot()
         self.offered: Callable[[Offer, list[int]], object]
         self._socket = sock
-        self.lastWords = lastWords
+        self.lastOutput = lastOutput
         self._isFinal = False
 
     @property
@@ -176,7 +176,7 @@ class Parent:
         self._channel.endWith(self._process)
         version = agree(SPEAKS, self.manifest.speaks)
         self._channel.send(Hello(os.getpid(), version, release=release))
-        self.lastWords.begin(reactor)
+        self.lastOutput.begin(reactor)
 
     def can(self, capability: str) -> bool:
         """
@@ -211,7 +211,7 @@ class Parent:
         """
         self.ask(Stopping())
         # The parent may exit first, and then no process would read the output of this one.
-        self.lastWords.end()
+        self.lastOutput.end()
 
     def sayGoodbye(self) -> None:
         """
@@ -274,7 +274,7 @@ class Parent:
     def _confirmed(self) -> None:
         self._isFinal = True
         # Also when this process is stopping by now, and never will be final.
-        self.lastWords.end()
+        self.lastOutput.end()
         self._lifecycle.parentConfirmed()
 
     def _giveUpAfter(self, seconds: float, unanswered: str) -> None:
@@ -305,7 +305,7 @@ class Parent:
         self._isFinal = True
         self._process.close()
         # The parent no longer reads them.
-        self.lastWords.end()
+        self.lastOutput.end()
         self._lifecycle.parentExited()
         self.isGone.fire()
 

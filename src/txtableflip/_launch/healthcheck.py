@@ -23,7 +23,7 @@ _KEPT = 500
 How much of the end of its output is reported, in bytes.
 """
 
-_LAST_WORDS = 0.5
+_LAST_OUTPUT = 0.5
 """
 How long to wait for that when it has exited, in seconds, if another process holds its
 output open.
@@ -80,7 +80,7 @@ class _Asked(ProcessProtocol):
 
     def __init__(self, reactor: Reactor) -> None:
         self.answer: Deferred[None] = Deferred(lambda answer: self._end())
-        self._lastWords = Deadline(reactor)
+        self._lastOutput = Deadline(reactor)
         self._printed = b""
 
     def connectionMade(self) -> None:
@@ -97,13 +97,13 @@ class _Asked(ProcessProtocol):
         if status.exitCode == 0 or self.answer.called:
             self._tell(status)
         else:
-            self._lastWords.after(_LAST_WORDS, self._tell, status)
+            self._lastOutput.after(_LAST_OUTPUT, self._tell, status)
 
     def processEnded(self, reason: Failure) -> None:
         self._tell(reason.value)
 
     def _tell(self, status: Any) -> None:
-        self._lastWords.stop()
+        self._lastOutput.stop()
         transport: Any = self.transport
         transport.loseConnection()
         if self.answer.called:

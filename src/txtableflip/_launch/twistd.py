@@ -200,7 +200,7 @@ class TwistdInside(Twistd):
             found.append(
                 f"upgrades will fail, because this program has twistd look at the pid file "
                 f"{self._pidFile}, where the next "
-                "version would find this process, and leave: give twistd --pidfile= there, and "
+                "version would find this process, and exit: give twistd --pidfile= there, and "
                 "name the file in Upgrader(pidFile=...), or start twistd itself"
             )
         return found

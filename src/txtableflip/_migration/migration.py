@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.internet.task import deferLater
 
 from txtableflip._draining.connections import Connections
-from txtableflip._journal import ComingHome, Journal, Migrated, ProcessLogger
+from txtableflip._journal import Journal, Migrated, ProcessLogger, Returning
 from txtableflip._migration.move import Move, Parcel, Say
 from txtableflip._migration.moving import Held, Stays, begin, take
 from txtableflip._observers import OneShot, SteadyClock
@@ -44,7 +44,7 @@ class Migration:
     All moves of this process.
 
     @ivar migrated: how many connections the child has taken over.
-    @ivar home: how many have come home, by the reason.
+    @ivar returned: how many were returned, by the reason.
     @ivar stayed: how many have not been offered, by the reason.
     """
 
@@ -52,7 +52,7 @@ class Migration:
 
     def __init__(self, reactor: Reactor, connections: Connections) -> None:
         self.migrated = 0
-        self.home: Counter[str] = Counter()
+        self.returned: Counter[str] = Counter()
         self.stayed: Counter[str] = Counter()
         self._reactor: Any = reactor
         self._clock = SteadyClock(reactor)
@@ -96,7 +96,7 @@ class Migration:
         """
         return {
             "migrated": self.migrated,
-            "home": dict(self.home),
+            "returned": dict(self.returned),
             "stayed": dict(self.stayed),
             "waiting": len(self._waiting),
         }
@@ -112,7 +112,7 @@ class Migration:
     @inlineCallbacks
     def _run(self, isOver: OneShot) -> Any:
         task = self._connections.tasks.begin("the migration of connections")
-        before = self.migrated, self.home.copy(), self.stayed.copy()
+        before = self.migrated, self.returned.copy(), self.stayed.copy()
         end = self._clock.seconds() + BUDGET
         try:
             while self._batches:
@@ -141,8 +141,8 @@ class Migration:
         self._connections.migrated += len(move.taken)
         for parcel in move.taken:
             parcel.moving.sock.close()
-        if move.home:
-            self._bringHome(move.home)
+        if move.returned:
+            self._takeBack(move.returned)
 
     def _offer(self, *arguments: Any) -> None:
         if self._say is not None:
@@ -176,28 +176,28 @@ class Migration:
             self.stayed[why] += 1
             self._connections.drainOnly(transport)
 
-    def _bringHome(self, parcels: list[Parcel]) -> None:
-        self._journal.tell(ComingHome, connections=len(parcels))
+    def _takeBack(self, parcels: list[Parcel]) -> None:
+        self._journal.tell(Returning, connections=len(parcels))
         held = []
         for parcel in parcels:
-            self.home[parcel.why] += 1
+            self.returned[parcel.why] += 1
             try:
                 held.append(Held(parcel.moving, parcel.port))
             except Exception:  # noqa: BLE001 - it is the application's, or a client's
-                _log.failure("a connection that came home cannot go on, and is closed")
+                _log.failure("a connection that was returned cannot continue, and is closed")
                 parcel.moving.sock.close()
         begin(held)
         for each in held:
             self._connections.drainOnly(each.transport)
 
-    def _tell(self, migrated: int, home: Counter[str], stayed: Counter[str]) -> None:
-        came, kept = self.home - home, self.stayed - stayed
+    def _tell(self, migrated: int, returned: Counter[str], stayed: Counter[str]) -> None:
+        came, kept = self.returned - returned, self.stayed - stayed
         if self.migrated == migrated and not came and not kept:
             return
         self._journal.tell(
             Migrated,
             connections=self.migrated - migrated,
-            home=came.total(),
+            returned=came.total(),
             stayed=kept.total(),
             why="".join(f"; {number}: {why}" for why, number in (came + kept).items()),
         )

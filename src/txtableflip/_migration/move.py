@@ -51,8 +51,8 @@ class Parcel:
     A connection on offer.
 
     @ivar listener: which one has accepted it.
-    @ivar port: that of this process, for when it comes home.
-    @ivar why: why it has come home, if it has.
+    @ivar port: that of this process, for when it is returned.
+    @ivar why: why it was returned, if it was.
     """
 
     listener: Key
@@ -78,12 +78,12 @@ class Move:
     One move, made when it begins.
 
     @ivar taken: what is the child's, when it is over.
-    @ivar home: what is still this process's; what the child has refused is here at once.
+    @ivar returned: what is still this process's; what the child has refused is here at once.
     """
 
     def __init__(self, reactor: Any, say: Say, parcels: Sequence[Parcel]) -> None:
         self.taken: list[Parcel] = []
-        self.home: list[Parcel] = []
+        self.returned: list[Parcel] = []
         self._say = say
         self._number = next(_numbers)
         self._held: list[Parcel] = []
@@ -112,7 +112,7 @@ class Move:
         if parcel.size <= LONGEST:
             return True
         parcel.why = f"its {parcel.size} bytes are more than the {LONGEST} that can migrate"
-        self.home.append(parcel)
+        self.returned.append(parcel)
         return False
 
     def _offer(self, descriptors: list[int]) -> None:
@@ -137,7 +137,7 @@ class Move:
         refused = {each.inode: each.reason for each in taken.refused}
         for each in self._offered:
             each.why = refused.get(each.inode, "")
-            (self.home if each.inode in refused else self._held).append(each)
+            (self.returned if each.inode in refused else self._held).append(each)
         self._offered = []
         if not self._left:
             self.taken, self._held = self._held, []
@@ -156,7 +156,7 @@ class Move:
             ]
             for each in rest:
                 each.why = why
-            self.home += rest
+            self.returned += rest
             self._end()
 
     def _end(self) -> None:

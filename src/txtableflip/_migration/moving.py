@@ -1,6 +1,6 @@
 """
 One connection between two protocols: it is taken off its transport here, and continues with
-another protocol and on another transport, in the next process or, if it comes home, in this
+another protocol and on another transport, in the next process or, if it is returned, in this
 one.
 
 The client sees nothing of that.  So nothing here may shut a socket down or set an option of

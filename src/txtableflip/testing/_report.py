@@ -60,8 +60,8 @@ class Deployment:
         if self.succeeded:
             text = f"generation {event.generation}, process {event.pid}, serves"
         else:
-            why = event.why.partition(" Its last words:")[0]
-            text = f"process {event.pid} serves on: {why}"
+            why = event.why.partition(" Its last output:")[0]
+            text = f"process {event.pid} keeps serving: {why}"
         took = f" after {event.time - self.begun:.2f} s" if self.begun else ""
         return f"{self.what}: {text}{took}" + ("" if self.isAsPlanned else " (UNEXPECTED)")
 

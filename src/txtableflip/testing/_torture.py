@@ -34,7 +34,7 @@ that stopped accepting.
 @dataclass(frozen=True)
 class Mishap:
     """
-    An upgrade that fails on purpose: the old process serves on, and no client
+    An upgrade that fails on purpose: the old process keeps serving, and no client
     can tell.
 
     @ivar name: what goes wrong, in words.

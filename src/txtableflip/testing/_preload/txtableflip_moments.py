@@ -35,7 +35,7 @@ OFFERS = ("Offer", "Taken")
 """
 What is said when it is final, by the old process and by the new one, if connections migrate.
 """
-HOME = "old brings home"
+TAKES_BACK = "old takes back"
 STARTS = "new starts"
 PATIENCE = 5.0
 """
@@ -63,7 +63,7 @@ def momentsOfMigration():
     offer, taken = OFFERS
     said = [f"old says {offer}", f"old has said {offer}", f"new hears {offer}"]
     answered = [f"new says {taken}", f"new has said {taken}", f"old hears {taken}"]
-    return [*said, *answered, HOME]
+    return [*said, *answered, TAKES_BACK]
 
 
 def tell(what, **more):
@@ -189,8 +189,8 @@ def hear(event):
         at("old starts the new", None)
     elif kind == "Started":
         CHILDREN.append(event.child)
-    elif kind == "ComingHome":
-        at(HOME, CHILDREN[-1])
+    elif kind == "Returning":
+        at(TAKES_BACK, CHILDREN[-1])
     elif kind == "Serving":
         tell("serves", generation=event.generation)
     elif kind in ENDS:

@@ -37,7 +37,7 @@ As much as such a pipe holds, in bytes.
 """
 
 
-class LastWords:
+class LastOutput:
     """
     Shows the parent an exception that ends this process.
 
@@ -198,9 +198,9 @@ def stdoutEntry() -> UnknownEntry:
     return UnknownEntry(key=key, unknown="close")
 
 
-def takeLastWords(
+def takeLastOutput(
     stderr: int | None, entries: Iterable[Entry | UnknownEntry], descriptors: Iterable[int]
-) -> tuple[LastWords, list[tuple[Entry | UnknownEntry, int]]]:
+) -> tuple[LastOutput, list[tuple[Entry | UnknownEntry, int]]]:
     """
     @return: what belongs to our last output, and the other entries with their descriptors.
     """
@@ -215,7 +215,7 @@ def takeLastWords(
             stdout = fileno
         else:
             others.append((entry, fileno))
-    return LastWords(stderr, stdout, outputs), others
+    return LastOutput(stderr, stdout, outputs), others
 
 
 def writeAll(fileno: int, data: bytes) -> None:
