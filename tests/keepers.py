@@ -4,6 +4,7 @@ C{tableflip run} as its operator sees it, for tests.
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from processes import APPS, DEADLINE, descriptors, until
+from processes import APPS, DEADLINE, TWISTD, connect, descriptors, until
 
 from txtableflip import keeper
 from txtableflip.testing._service import freePort, isAlive
@@ -20,6 +21,8 @@ from txtableflip.testing._service import freePort, isAlive
 ISOLATED = () if "COVERAGE_PROCESS_CONFIG" in os.environ else ("-I", "-S")
 KEEPER = (sys.executable, *ISOLATED, keeper.__file__)
 SERVE = "serve()"
+TABLEFLIP = shutil.which("tableflip", path=os.path.dirname(sys.executable))
+PROGRAM = (TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--app", str(APPS / "answering.py"))
 
 
 class Kept:
@@ -160,6 +163,94 @@ def addressOf(pid):
     return addressOf(pid)
 
 
+class Real(Kept):
+    """
+    A keeper with twistd below it.
+    """
+
+    keeper = None
+    inside = ()
+
+    @property
+    def pid(self):
+        return self.keeper or self.process.pid
+
+    @property
+    def address(self):
+        return ("127.0.0.1", self.port)
+
+    def begin(self, *options, program=PROGRAM, before=(), depth=1):
+        """
+        Start it, and wait until it serves.
+
+        @param before: what starts it, as its own child, or behind so many processes.
+        """
+        self.service.environment["ENDPOINTS"] = f"tableflip:tcp:{self.port}:interface=127.0.0.1"
+        self.start("", *options, command=program, before=before)
+        self.waitFor("generation 1 serves")
+        if before:
+            self.keeper = self.find(depth)
+        until(lambda: self.status()["keeper"]["stored"], "what is stored")
+        return self
+
+    def find(self, depth):
+        """
+        Return the process id of the keeper, behind so many processes.
+        """
+        pid = self.process.pid
+        for _ in range(depth):
+            (pid,) = map(int, childrenOf(pid))
+        return pid
+
+    def main(self):
+        """
+        Return who serves, by what the keeper says.
+        """
+        return until(
+            lambda: self.status()["keeper"]["isReady"] and self.status()["child"], self.log
+        )
+
+    def crash(self):
+        """
+        Kill who serves, and wait until the next one does and has stored what it has.
+        """
+        main = self.main()
+        os.kill(main, signal.SIGKILL)
+        until(lambda: self.main() != main, lambda: self.log)
+        until(lambda: self.status()["keeper"]["before"] is None, lambda: self.log)
+        return main
+
+    def hold(self):
+        """
+        Return a connection that stays, to whoever serves.
+        """
+        sock = connect(self.address)
+        sock.sendall(b"stay\n")
+        assert sock.recv(100)
+        return sock
+
+    def upgrade(self, *words):
+        """
+        Ask for an upgrade, by the keeper's process id.
+        """
+        words = ("upgrade", str(self.pid), "--timeout", "300", *words)
+        return self.service.run(*self.inside, TABLEFLIP, *words, timeout=310)
+
+
+def childrenOf(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def isRefused(address):
+    """
+    Say whether nobody listens.
+    """
+    try:
+        connect(address).close()
+    except ConnectionRefusedError:
+        return True
+
+
 class Manager:
     """
     A service manager above, as far as a keeper is concerned: a socket.
@@ -207,3 +298,11 @@ def above(tmp_path):
     manager = Manager(tmp_path)
     yield manager
     manager.socket.close()
+
+
+@pytest.fixture
+def real(service):
+    """
+    A keeper that has not been started.
+    """
+    return Real(service)

@@ -12,92 +12,10 @@ from threading import Thread
 
 import pytest
 from commandlines import atOnce
-from keepers import KEEPER, Kept, kept
-from processes import APPS, DEADLINE, TWISTD, Clients, ask, connect, until
+from keepers import KEEPER, PROGRAM, childrenOf, isRefused, kept, real
+from processes import DEADLINE, Clients, ask, until
 
-__all__ = ["kept"]
-
-TABLEFLIP = shutil.which("tableflip", path=os.path.dirname(sys.executable))
-PROGRAM = (TWISTD, "--nodaemon", "--pidfile=", "tableflip", "--app", str(APPS / "answering.py"))
-
-
-class Real(Kept):
-    """
-    A keeper with twistd below it.
-    """
-
-    keeper = None
-    inside = ()
-
-    @property
-    def pid(self):
-        return self.keeper or self.process.pid
-
-    @property
-    def address(self):
-        return ("127.0.0.1", self.port)
-
-    def begin(self, *options, program=PROGRAM, before=(), depth=1):
-        """
-        Start it, and wait until it serves.
-
-        @param before: what starts it, as its own child, or behind so many processes.
-        """
-        self.service.environment["ENDPOINTS"] = f"tableflip:tcp:{self.port}:interface=127.0.0.1"
-        self.start("", *options, command=program, before=before)
-        self.waitFor("generation 1 serves")
-        if before:
-            self.keeper = self.process.pid
-            for _ in range(depth):
-                (self.keeper,) = map(int, childrenOf(self.keeper))
-        until(lambda: self.status()["keeper"]["stored"], "what is stored")
-        return self
-
-    def main(self):
-        """
-        Return who serves, by what the keeper says.
-        """
-        return until(
-            lambda: self.status()["keeper"]["isReady"] and self.status()["child"], self.log
-        )
-
-    def crash(self):
-        """
-        Kill who serves, and wait until the next one does and has stored what it has.
-        """
-        main = self.main()
-        os.kill(main, signal.SIGKILL)
-        until(lambda: self.main() != main, lambda: self.log)
-        until(lambda: self.status()["keeper"]["before"] is None, lambda: self.log)
-        return main
-
-    def hold(self):
-        """
-        Return a connection that stays, to whoever serves.
-        """
-        sock = connect(self.address)
-        sock.sendall(b"stay\n")
-        assert sock.recv(100)
-        return sock
-
-    def upgrade(self, *words):
-        """
-        Ask for an upgrade, by the keeper's process id.
-        """
-        words = ("upgrade", str(self.pid), "--timeout", "300", *words)
-        return self.service.run(*self.inside, TABLEFLIP, *words, timeout=310)
-
-
-def childrenOf(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-@pytest.fixture
-def real(service):
-    """
-    A keeper that has not been started.
-    """
-    return Real(service)
+__all__ = ["kept", "real"]
 
 
 def test_no_client_is_refused_whatever_is_killed(real):
@@ -222,16 +140,6 @@ def test_a_keeper_that_is_killed_can_be_started_again_at_once(real):
     until(lambda: not set(old) & set(real.service.processes()), "the end of the old one")
     assert real.stop() == 0
     assert not real.service.processes()
-
-
-def isRefused(address):
-    """
-    Say whether nobody listens.
-    """
-    try:
-        connect(address).close()
-    except ConnectionRefusedError:
-        return True
 
 
 SUPERVISORD = """

@@ -5,10 +5,11 @@ refused, and the keeper is as it was.
     python torture/keeper.py --upgrades 1000 --crashes 100
 
 First upgrades and crashes, one after the other: the keeper has the descriptors, the memory
-and the children afterwards that it had before, and no zombie.  Then the old process, the
-new one, or both are killed at each moment of the table of faults (docs/faults.md): of an
-upgrade, a refusal, a probation, a withdrawal and a stop.  One process serves in the end,
-which the keeper knows; or the service was told to stop, and all has ended.
+and the children afterwards that it had after the first tenth of them, and no zombie.  Then
+the old process, the new one, or both are killed at each moment of the table of faults
+(docs/faults.md): of an upgrade, a refusal, a probation, a withdrawal and a stop.  One
+process serves in the end, which the keeper knows; or the service was told to stop, and all
+has ended.
 """
 
 import argparse
@@ -210,10 +211,12 @@ def endure(upgrades, crashes):
     @return: what is not as it should be, and what clients saw.
     """
     with kept("--probation", "0") as service, Load(service.port, CLIENTS) as load:
-        goOn(1, service)
-        (before, first), began = service.footprint(), time.time()
+        began = time.time()
         for number in range(crashes):
             goOn(upgrades * (number + 1) // crashes - upgrades * number // crashes, service)
+            if number == crashes // 10:
+                # What it allocates but once, it has by now.
+                before, first = service.footprint()
         after, last = service.footprint()
         complaints = [f"{before} became {after}"] if before != after else []
         if last - first > MEMORY:
@@ -296,7 +299,7 @@ def tryMoments(moments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--upgrades", type=int, default=200)
-    parser.add_argument("--crashes", type=int, default=30, help="12 s each, at least")
+    parser.add_argument("--crashes", type=int, default=30, help="12 s each; at least 1")
     parser.add_argument("--moments", type=int, default=len(MOMENTS), help="of all")
     options = parser.parse_args()
     complaints, samples, seconds = endure(options.upgrades, options.crashes)
