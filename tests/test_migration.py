@@ -61,8 +61,46 @@ def test_nobody_notices_any_upgrade(service, upgrades):
     assert rooms.failures + echoes.failures == []
     for each in rooms.generations + echoes.generations:
         assert each >= {1, 1 + upgrades}
-    said = "migrated: 60 connections continue in the new process; 0 came"
+    said = "migrated: 60 connections continue in the new process; 0 were"
     assert service.log.count(said) == upgrades
+    assert "Traceback" not in service.log
+
+
+BUSY = """
+from pathlib import Path
+from twisted.internet.task import deferLater
+
+def snapshot(member, snapshot=Member.snapshot):
+    isBusy = upgrader.generation == 1 and not Path("finished").exists()
+    return deferLater(reactor, 0.1, lambda: None) if isBusy else snapshot(member)
+
+Member.snapshot = snapshot
+"""
+"""
+In the first generation no connection can migrate before there is that file.
+"""
+
+
+def test_connections_follow_through_a_process_that_has_been_replaced_meanwhile(service):
+    """
+    The second generation has handed over to a third before the connections of the first can
+    migrate: they still do, through the second, which waits for that.
+    """
+    port = freePort()
+    start(service, {WHERE.format(port): (True, 1)}, BUSY)
+    with Strict(("127.0.0.1", port), 3) as clients:
+        until(lambda: clients.lines > 3, "some lines")
+        first = upgrade(service)
+        second = upgrade(service)
+        service.waitFor(f"not finished yet: connections that process {first} may hand over")
+        service.directory.joinpath("finished").touch()
+        until(
+            lambda: all({1, 3} <= each for each in clients.generations),
+            lambda: f"answers of the third:\n{service.log[-3000:]}",
+        )
+        clients.finish()
+    assert clients.failures == []
+    until(lambda: not isAlive(first) and not isAlive(second), "the end of both")
     assert "Traceback" not in service.log
 
 

@@ -110,6 +110,8 @@ def test_the_quick_start_from_an_empty_directory(home):
     """
     The same, with an environment that is made and installed as the page says.
     """
+    if not (ROOT / "src").exists():
+        pytest.skip(f"{ROOT} is not a checkout of txtableflip: it has no src")
     (home.directory / "txtableflip").symlink_to(ROOT)
     (home.directory / "hello").rmdir()
     script = "cd\n" + "\n".join(command for command, _ in stepsOf("Install"))

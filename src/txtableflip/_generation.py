@@ -273,6 +273,16 @@ class Generation(Relatives, Leaving):
         self._parent.sayGoodbye()
         if self.child.can(MIGRATION):
             self.migration.begin(self._child.offer)
+            self._awaitOffers()
+
+    def _awaitOffers(self) -> None:
+        """
+        What the parent has not handed over yet reaches the child through this process.
+        """
+        if self.parentPid is not None and self.ports.areMigrating:
+            what = f"connections that process {self.parentPid} may hand over"
+            task = self.connections.tasks.begin(what)
+            self.whenParentIsGone().addCallback(lambda ignored: task.finish())
 
     def exitWithFailure(self) -> None:
         exitstatus.fail()

@@ -286,6 +286,7 @@ class Ports:
         self.migrates: bool | str = False
         self._listeners: dict[_Listener, None] = {}
         self._migrating: dict[Key, _Listener] = {}
+        self._isReplaced = False
         self.shared = Shared(inventory)
         self.factories = KeptFactories()
 
@@ -328,7 +329,14 @@ class Ports:
             C{None} if there is none.
         """
         listener = self._migrating.get(key)
-        return None if listener is None or listener.isReleased else listener.port
+        return None if listener is None else listener.port
+
+    @property
+    def areMigrating(self) -> bool:
+        """
+        Whether there is a listener of which connections migrate.
+        """
+        return bool(self._migrating)
 
     def open(
         self,
@@ -387,8 +395,10 @@ class Ports:
     def letGo(self) -> None:
         """
         A child has everything permanently: close what accepts.  Ports that receive
-        datagrams may still have some to answer.
+        datagrams may still have some to answer, and the parent may still hand over
+        connections.
         """
+        self._isReplaced = True
         for listener in self._listeners:
             if self.shared.isTold(listener.held):
                 listener.disown()
@@ -423,6 +433,8 @@ class Ports:
             # Its name and path may be used by another listener by now.
             return
         listener.isReleased = True
+        if not self._isReplaced and self._migrating.get(listener.key) is listener:
+            del self._migrating[listener.key]
         if listener.isLent:
             # It is dropped when it is final that this process serves.
             self.inventory.giveBack(listener.key, listener.held)
