@@ -104,6 +104,26 @@ def test_connections_follow_through_a_process_that_has_been_replaced_meanwhile(s
     assert "Traceback" not in service.log
 
 
+def test_connections_stay_if_the_next_release_does_not_listen_there(service):
+    """
+    They are returned, and drain in the old process, whose log says why; those of another
+    listener migrate.
+    """
+    dropped, kept = freePort(), freePort()
+    start(service, {WHERE.format(port): (True, 1) for port in (dropped, kept)})
+    with Strict(("127.0.0.1", dropped), 2) as old, Strict(("127.0.0.1", kept), 2) as new:
+        until(lambda: old.lines and new.lines, "some lines")
+        service.release(f"listeners = {{{WHERE.format(kept)!r}: (True, 1)}}")
+        upgrade(service)
+        why = f"connections of tcp 127.0.0.1:{dropped} do not migrate in the new release"
+        service.waitFor(f"; 2 were returned, and 0 never left; 2: {why}")
+        old.finish()
+        new.finish()
+    assert old.failures + new.failures == []
+    assert old.generations == [{1}, {1}]
+    assert all(each >= {2} for each in new.generations)
+
+
 def test_what_is_dropped_is_missed(service):
     """
     The clients can tell: a protocol that forgets what it has received, and not acted upon,
