@@ -103,6 +103,35 @@ def test_nobody_is_warned_where_the_signals_are_ours(service, address):
     assert "is not called any more" not in service.log
 
 
+STOPPED = """
+import signal
+from twisted.internet import reactor
+from txtableflip import Upgrader
+
+def mine(number, frame):
+    print("mine")
+
+signal.signal(signal.SIGHUP, {before})
+Upgrader(reactor).redeployOn("HUP")
+reactor.callWhenRunning(reactor.stop)
+reactor.run()
+signal.raise_signal(signal.SIGHUP)
+print("end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [("mine", "mine\nend\n"), ("signal.SIG_IGN", "end\n"), ("signal.SIG_DFL", "end\n")],
+)
+def test_after_the_reactor_a_signal_does_what_it_did_before(service, before, said):
+    """
+    But for the default, which would kill a process that is about to exit cleanly.
+    """
+    done = service.run(sys.executable, "-c", STOPPED.format(before=before))
+    assert (done.returncode, done.stdout) == (0, said), done.stderr
+
+
 @pytest.mark.parametrize(("ours", "other"), [("HUP", "USR2"), ("USR2", "HUP")])
 def test_a_signal_that_redeploys_elsewhere_ends_nothing(service, address, ours, other):
     """
