@@ -3,11 +3,11 @@ For how long nobody reads a connection while it migrates, and what that costs.
 
     python benchmarks/migration.py
 
-Connections that say something all the time are open to a service whose listener migrates
-them one batch after another, and the service is upgraded.  Of each, the old process says
-when it has left its protocol, and the new one when another protocol goes on with it: what
-is between is the blackout of that connection.  Then the same with many that are idle, and
-the time from when the first is left to when the last goes on, for each of them.
+Connections on which clients keep sending are open to a service whose listener migrates them
+one batch after another, and the service is upgraded.  For each, the old process reports when
+its protocol has lost it, and the new one when another protocol continues it: the time
+between the two is the blackout of that connection.  Then the same with many idle ones, and
+the time from when the first is lost until the last continues, divided by their number.
 """
 
 import json

@@ -86,8 +86,7 @@ class Torture:
         @param upgrades: how many are to succeed.  After every fifth, one of
             L{MISHAPS} comes.
         @param clients: how many there are of each kind.
-        @param port: where it listens on 127.0.0.1; if nothing is said, where
-            nobody does yet.
+        @param port: where it listens on 127.0.0.1; by default a port that is free.
         @param redeploy: the number of the signal for an upgrade.
         @param deployed: is called with a line of text for each upgrade.
         @raise ValueError: if C{upgrades} or C{clients} is not positive, or the
