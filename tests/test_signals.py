@@ -185,7 +185,7 @@ def test_twist_rotates_nothing_and_so_may_redeploy_on_any_signal(service, addres
 
 
 THREADED = """
-import sys, threading, time
+import signal, sys, threading, time
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
@@ -198,6 +198,8 @@ def listen():
 if sys.argv[2] == "main":
     endpoint = serverFromString(reactor, sys.argv[1])
     reactor.callWhenRunning(endpoint.listen, Factory())
+    if sys.argv[3:] == ["early"]:
+        signal.raise_signal(signal.SIGHUP)
 else:
     reactor.callWhenRunning(listen)
 threading.Thread(target=reactor.run, args=(False,), daemon=True).start()
@@ -206,19 +208,23 @@ while True:
 """
 
 
+@pytest.mark.parametrize("early", [(), ("early",)])
 def test_a_reactor_in_a_thread_survives_the_signal_and_says_that_it_is_refused(
-    service, address
+    service, address, early
 ):
     """
-    Once for each time that it comes.
+    Once for each time that it comes, also before the reactor runs.
     """
     (service.directory / "app.py").write_text(THREADED)
     endpoint = service.environment["ENDPOINTS"]
-    process = service.start(sys.executable, "app.py", endpoint, "main")
+    process = service.start(sys.executable, "app.py", endpoint, "main", *early)
     service.waitFor("upgrades by signal are disabled: this is not the main thread")
+    refused = "upgrade refused: upgrades by signal are disabled"
+    service.waitFor(refused, len(early))
     for count in (1, 2):
         process.send_signal(signal.SIGHUP)
-        service.waitFor("upgrade refused: upgrades by signal are disabled", count)
+        service.waitFor(refused, len(early) + count)
+    assert service.log.count(refused) == len(early) + 2
     assert isAlive(process.pid)
 
 
