@@ -35,6 +35,25 @@ def test_nothing_that_is_started_has_the_signal_blocked(service, address, name):
     assert not [mask for mask in masks if int(mask, 16) & (1 << (number - 1))]
 
 
+BLOCKED = """
+import signal
+from twisted.internet import reactor
+from txtableflip import Upgrader
+
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+Upgrader(reactor).redeployOn("HUP")
+print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_a_signal_that_a_launcher_has_blocked_redeploys(service):
+    """
+    Also in a program without the service, which would have taken care of it before.
+    """
+    done = service.run(sys.executable, "-c", BLOCKED)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+
+
 @pytest.mark.parametrize("who", ["helper", "itself"])
 def test_a_signal_that_comes_while_a_process_starts_is_remembered(service, address, who):
     """
@@ -225,6 +244,7 @@ def test_a_reactor_in_a_thread_survives_the_signal_and_says_that_it_is_refused(
         process.send_signal(signal.SIGHUP)
         service.waitFor(refused, len(early) + count)
     assert service.log.count(refused) == len(early) + 2
+    assert "Traceback" not in service.log
     assert isAlive(process.pid)
 
 
