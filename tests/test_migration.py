@@ -164,7 +164,8 @@ MOMENTS = {
     "old has said Offer": ("Said", "Offer", {10}, {20, 40}),
     "new hears Offer": ("Hearing", "Offer", {10}, {20}),
     "new says Taken": ("Saying", "Taken", {10}, {20}),
-    "new has said Taken": ("Said", "Taken", {10}, {40}),
+    # The old one may have offered the third batch before it is killed.
+    "new has said Taken": ("Said", "Taken", {0, 10}, {40}),
     "old hears Taken": ("Hearing", "Taken", {10}, {40}),
     "old takes back": ("Returning", "", {50}, {0}),
 }
@@ -215,9 +216,8 @@ def test_a_connection_is_served_by_whoever_is_left(service, moment, victim, numb
         else:
             until(lambda: not isAlive(struck), "a death")
         clients.finish()
-    assert [
-        each for each in clients.failures if "closed" not in each and "reset" not in each
-    ] == []
+    ends = ("closed", "reset", "Broken pipe")
+    assert [each for each in clients.failures if not any(end in each for end in ends)] == []
     allowed = dying[victim == "new"] if number == "SIGKILL" else {0}
     assert len(clients.failures) in allowed
     assert "Traceback" not in service.log
