@@ -680,7 +680,7 @@ def test_a_process_that_is_none_of_ours_is_told(asked):
     stranger = asked.service.start("sleep", "600")
     status, told = asked.json("status", str(stranger.pid))
     assert status == 3
-    assert "it is not run by txtableflip" in told["reason"]
+    assert "it does not run under txtableflip" in told["reason"]
 
 
 def test_another_users_process_is_told(asked):

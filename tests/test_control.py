@@ -236,7 +236,7 @@ def test_who_asks_nothing_is_let_go(asking):
     """
     _, transport, clock, _, _ = asking
     clock.advance(serverModule.REQUEST_TIMEOUT)
-    assert "nothing was asked" in transport.answers()[0]["result"]["reason"]
+    assert "no request came within" in transport.answers()[0]["result"]["reason"]
     assert transport.disconnecting
 
 
@@ -375,7 +375,7 @@ def test_a_process_that_is_none_of_ours_is_told_from_one_that_does_not_answer():
     """
     Nobody listens at its address.
     """
-    with pytest.raises(NobodyThere, match="not run by txtableflip"):
+    with pytest.raises(NobodyThere, match="does not run under txtableflip"):
         ask(os.getpid(), Request("status"), Patience.of(1), print)
 
 

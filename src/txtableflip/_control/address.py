@@ -66,7 +66,7 @@ def whyUnheard(pid: int) -> str:
                 "it runs in a container, or has a network of its own otherwise: ask from "
                 f"there, such as by nsenter --target {pid} --all"
             )
-    return "it is not run by txtableflip, or has only begun, or is about to end"
+    return "it does not run under txtableflip, or is just starting, or is about to exit"
 
 
 def _whose(proc: Path) -> str:

@@ -38,7 +38,7 @@ def begun(how: str) -> Result:
     """
     @return: an upgrade runs, or will, and the caller does not wait.
     """
-    return {"outcome": "begun", "msg": f"{how}; tableflip status tells how it goes"}
+    return {"outcome": "begun", "msg": f"{how}; tableflip status shows its progress"}
 
 
 def refused(reason: object) -> Result:

@@ -109,7 +109,7 @@ class Session(LineOnlyReceiver, TimeoutMixin):
         """
         See L{TimeoutMixin.timeoutConnection}.
         """
-        self.conclude(error(f"nothing was asked for {REQUEST_TIMEOUT:g} seconds"))
+        self.conclude(error(f"no request came within {REQUEST_TIMEOUT:g} seconds"))
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """

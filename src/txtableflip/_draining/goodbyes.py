@@ -111,7 +111,7 @@ class Goodbyes:
         try:
             isResumed = bool(drainable.resume())
         except Exception:  # noqa: BLE001 - the others are to be served on
-            _log.failure("serving {transport} on", transport=str(transport))
+            _log.failure("resuming {transport}", transport=str(transport))
             return False
         if isResumed:
             self._resumed.add(transport)

@@ -205,7 +205,7 @@ class _Again:
 
     def _fail(self, answer: str) -> None:
         _log.warn(
-            "cannot go on with {connection}: asked again, this release answers {answer} to "
+            "cannot continue {connection}: asked again, this release answers {answer} to "
             "{request}",
             connection=str(self._channel.transport),
             answer=answer,

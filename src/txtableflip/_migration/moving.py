@@ -30,7 +30,7 @@ _log = ProcessLogger()
 
 class ConnectionMigrated(ConnectionDone):
     """
-    The connection has not been lost: another protocol goes on with it, in the next
+    The connection has not been lost: another protocol continues it, in the next
     process.  C{connectionLost} gets this as its reason.
     """
 
@@ -208,7 +208,7 @@ class Held:
         try:
             call(argument)
         except Exception:  # noqa: BLE001 - as in the reactor: one connection is lost
-            _log.failure("going on with {connection}", connection=str(self.transport))
+            _log.failure("continuing {connection}", connection=str(self.transport))
             _lose(self.transport, Failure())
 
 

@@ -115,7 +115,7 @@ class Taking:
         move.lane.close()
         if not isOurs:
             _log.warn(
-                "the parent goes on with {count} connections that it has offered: it got "
+                "the parent keeps {count} connections that it has offered: it got "
                 "no answer in time",
                 count=len(move.held),
             )
