@@ -19,7 +19,7 @@ import migration
 import overlap
 import programs
 import pytest
-from processes import TWISTD, connect
+from processes import DEADLINE, TWISTD, connect, until
 
 from txtableflip.testing import MISHAPS, Exchange, Http, Report, Torture, TortureError
 from txtableflip.testing.__main__ import main, parse, questionOf
@@ -549,3 +549,34 @@ def test_a_free_port_is_kept_for_the_service_that_is_to_listen_there():
         service.bind(address)
         service.listen()
         connect(address).close()
+
+
+SCRIPTS = {
+    path.name: path
+    for path in sorted(Path(late.__file__).parent.glob("*.py"))
+    # That one has to install its programs first.
+    if "\ndef main()" in path.read_text() and path.name != "anyprogram.py"
+}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [*((name, signal.SIGTERM) for name in SCRIPTS), ("faults.py", signal.SIGINT)],
+)
+def test_a_torture_that_is_stopped_leaves_nothing_behind(service, name, number):
+    """
+    Whatever its threads are doing: no process, and no file.
+    """
+    temporary = service.directory / "temporary"
+    temporary.mkdir()
+    service.environment["TMPDIR"] = str(temporary)
+    with (service.directory / "output").open("w") as output:
+        script = service.start(
+            *(sys.executable, str(SCRIPTS[name])), stdout=output, stderr=output
+        )
+    until(lambda: len(service.processes()) > 1 and [*temporary.rglob("output")], "a service")
+    script.send_signal(number)
+    assert script.wait(DEADLINE) != 0
+    assert service.processes() == []
+    assert [*temporary.iterdir()] == []

@@ -13,6 +13,7 @@ import os
 import pickle
 import shlex
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -167,6 +168,8 @@ def main():
     parser.add_argument("--upgrades", type=int, default=5, help="of each (default: 5)")
     parser.add_argument("program", nargs="*", help=", ".join(PROGRAMS))
     options = parser.parse_args()
+    # What would end this process must end the service, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     outcomes = [torture(name, options.upgrades) for name in options.program or PROGRAMS]
     sys.exit(0 if all(outcomes) else 1)
 

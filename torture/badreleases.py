@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving import INTERFACE, Load, served
+from serving import INTERFACE, Load, endProperly, served
 
 from txtableflip.testing import TortureError
 from txtableflip.testing._service import freePort
@@ -201,6 +201,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--rounds", type=int, default=10, help="of each (default: 10)")
     options = parser.parse_args()
+    endProperly()
     complaints = []
     for act in ACTS:
         rounds = tryAct(act, options.rounds)

@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from serving import APPS, TWISTD, descriptors
+from serving import APPS, TWISTD, descriptors, endProperly
 
 from txtableflip.testing import Exchange
 from txtableflip.testing._clients import Clients
@@ -180,6 +180,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--upgrades", type=int, default=1000, help="more than 3")
     options = parser.parse_args()
+    endProperly()
     start = time.monotonic()
     different, samples, memory = endure(options.upgrades)
     failures = [sample.error for sample in samples if sample.error]

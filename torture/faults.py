@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving import APPS, TWISTD, Load
+from serving import APPS, TWISTD, Load, endProperly
 
 from txtableflip._control.client import Patience
 from txtableflip._control.overview import gather
@@ -729,6 +729,7 @@ def toldIn(moment, row):
 
 
 def main():
+    endProperly()
     found = tryColumns(dict.fromkeys(COLUMNS, MOMENTS))
     complaints = complaintsOf(found)
     if complaints:

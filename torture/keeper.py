@@ -36,7 +36,7 @@ from faults import (
     codeOf,
     expected,
 )
-from serving import APPS, INTERFACE, TWISTD, Load, descriptors
+from serving import APPS, INTERFACE, TWISTD, Load, descriptors, endProperly
 
 from txtableflip._control.client import Patience, ask
 from txtableflip._control.requests import Request
@@ -302,6 +302,7 @@ def main():
     parser.add_argument("--crashes", type=int, default=30, help="12 s each; at least 1")
     parser.add_argument("--moments", type=int, default=len(MOMENTS), help="of all")
     options = parser.parse_args()
+    endProperly()
     complaints, samples, seconds = endure(options.upgrades, options.crashes)
     failed = sum(1 for sample in samples if sample.error)
     print(

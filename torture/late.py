@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from serving import INTERFACE, Load, Staying, served
+from serving import INTERFACE, Load, Staying, endProperly, served
 
 from txtableflip.testing import TortureError
 from txtableflip.testing._service import freePort
@@ -161,6 +161,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--upgrades", type=int, default=10, help="of each (default: 10)")
     options = parser.parse_args()
+    endProperly()
     complaints = []
     with ThreadPoolExecutor(TOGETHER) as pool:
         results = pool.map(lambda cell: tryCell(cell, options.upgrades), CELLS)

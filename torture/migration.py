@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from serving import APPS
+from serving import APPS, endProperly
 from strict import Compressed, Events, Requests, WebSocket
 
 from txtableflip.testing._service import Service, TortureError, freePort
@@ -277,6 +277,7 @@ def main():
         "--connections", type=float, default=1.0, help="which part of 2,600 (default: 1.0)"
     )
     options = parser.parse_args()
+    endProperly()
     highest = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(highest, 20_000), highest))
     result = tryMigration(options.upgrades, options.connections)

@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from serving import INTERFACE, Load, Staying, served
+from serving import INTERFACE, Load, Staying, endProperly, served
 
 from txtableflip.testing._service import freePort, isAlive
 
@@ -178,6 +178,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--upgrades", type=int, default=10, help="how many (default: 10)")
     options = parser.parse_args()
+    endProperly()
     chain, jobs, samples = tryOverlap(options.upgrades)
     for generation, lived, reason in chain.lives:
         print(f"a connection to generation {generation} has lived {lived:.1f} s: {reason}")

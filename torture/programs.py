@@ -11,6 +11,7 @@ Pictures and JSON go to the directory that is named by --results.
 import argparse
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -75,6 +76,8 @@ def main():
     parser.add_argument("--results", type=Path, default=Path("torture-results"))
     parser.add_argument("program", nargs="*", help=", ".join(PROGRAMS))
     options = parser.parse_args()
+    # What would end this process must end the service, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     results = options.results.resolve()
     names = options.program or list(PROGRAMS)
     outcomes = [torture(name, options.upgrades, results) for name in names]

@@ -6,20 +6,53 @@ clients that ask them.
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
+import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from txtableflip.testing._clients import DEADLINE, Client, WrongAnswer
-from txtableflip.testing._service import Service, zombiesOf
+from txtableflip.testing._service import Service, processesWith, zombiesOf
 
 APPS = Path(__file__).parent.parent / "tests" / "apps"
 TWISTD = shutil.which("twistd", path=os.path.dirname(sys.executable))
 INTERFACE = "interface=127.0.0.1"
+RUN = "TXTABLEFLIP_TORTURE_RUN"
+"""
+The variable that all processes have which one run of this program has started.
+"""
+
+
+def endProperly():
+    """
+    From now on, Ctrl-C and SIGTERM end this program and all that it has started, and remove
+    its temporary files, whatever its threads are doing.
+    """
+    os.environ[RUN] = uuid.uuid4().hex
+    temporary = tempfile.TemporaryDirectory()
+    tempfile.tempdir = temporary.name
+
+    def end(number, frame):
+        # Some may be starting others.
+        for _ in range(100):
+            for pid in (pids := processesWith(f"{RUN}={os.environ[RUN]}")):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if not pids:
+                break
+            time.sleep(0.05)
+        temporary.cleanup()
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+
 
 
 class Served(Service):
