@@ -79,7 +79,7 @@ conformance: .venv/tools
 
 # 50 upgrades of each of four programs, 5 of each of four that are not changed, 1,000 in one
 # chain, every fault at every moment, late services, bad releases, overlapping drains,
-# connections that migrate, and a keeper: an hour.
+# connections that migrate, and a keeper: an hour and a half.
 torture: .venv/tools
 	$(BIN)/pip install --quiet --group torture
 	$(BIN)/python torture/programs.py
