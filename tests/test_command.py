@@ -384,7 +384,7 @@ def test_who_detaches_does_not_wait(asked):
     asked.service.release(f"{gate.code}name = '2'")
     status, told = asked.json("upgrade", "--detach")
     assert (status, told["outcome"], told["changed"]) == (0, "begun", False)
-    assert told["msg"].startswith("the upgrade has begun; tableflip status tells")
+    assert told["msg"].startswith("the upgrade has begun; tableflip status shows")
     gate.reached()
     done = asked.run("upgrade", "--detach")
     assert (done.returncode, done.stderr) == (0, "")

@@ -47,6 +47,32 @@ def test_no_client_is_refused_whatever_is_killed(real):
     assert not real.service.processes()
 
 
+def test_a_keeper_that_was_stopped_during_upgrades_knows_who_serves(real):
+    """
+    More was said than its queue takes, and each process says the rest when it can, in
+    whatever order: none of it is lost.
+    """
+    real.begin()
+    serving = real.main()
+    os.kill(real.pid, signal.SIGSTOP)
+    for generation in range(2, 8):
+        os.kill(serving, signal.SIGHUP)
+        serves = f"] generation {generation} serves\n"
+        real.waitFor(serves)
+        serving = int(real.log.partition(serves)[0].rpartition(" pid ")[2])
+    os.kill(real.pid, signal.SIGCONT)
+
+    def isKnown():
+        kept = real.status()["keeper"]
+        return (kept["main"], kept["state"], kept["isReady"]) == (serving, "Serving", True)
+
+    until(isKnown, lambda: real.log)
+    assert ask(real.address)[1] == 7
+    assert real.upgrade().returncode == 0
+    assert real.status()["keeper"]["restarts"] == 0
+    assert real.stop() == 0
+
+
 CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 INITS = {
     "process 1": CONTAINER,

@@ -238,9 +238,12 @@ class Family:
     @ivar successor: the one that initialises beside it.
     @ivar before: the one that has handed over to main, and may roll back.
     @ivar older: those that have been main, and live.
+    @ivar unheard: what generations have said that are not announced yet, by process id: what
+        announces them may come later, if our queue was full.
     """
 
     def __init__(self) -> None:
+        self.unheard: dict[int, list[Said]] = {}
         self.main: Generation | None = None
         self.successor: Generation | None = None
         self.before: Generation | None = None
@@ -271,6 +274,13 @@ class Family:
         @return: the one with that process id.
         """
         return next((who for who in self.everybody() if who.pid == pid), None)
+
+    def meet(self, who: Generation) -> Generation:
+        """
+        @return: a process that is announced, with what it has said before that.
+        """
+        who.early = self.unheard.pop(who.pid, [])
+        return who
 
     def mayNominateItself(self, who: Generation | None, *, isOurs: bool) -> bool:
         """
@@ -316,6 +326,7 @@ _MAX_STORED = 8192
 _MAX_NAMES = 100_000
 _MAX_REQUEST = 1 << 16
 _MAX_SESSIONS = 100
+_MAX_EARLY = 100
 _MAX_LINE = 4096
 _LONGEST_WAIT = 1e9
 
@@ -1162,7 +1173,7 @@ class Keeper(Starts, Stops):
         """
         if self.family.successor is None:
             unknown = [pid for pid in children() if self.family.find(pid) is None]
-            found = [watched(pid) for pid in unknown if isGeneration(pid)]
+            found = [self.family.meet(watched(pid)) for pid in unknown if isGeneration(pid)]
             self.family.successor = next(iter(found), None)
 
     def reconsider(self) -> None:
@@ -1294,8 +1305,18 @@ class Hearing:
             # Main may have said so before.
             if who is family.before:
                 self._keeper.isFinal()
+        elif who is None and isOurs(said.pid) and isGeneration(said.pid):
+            self._remember(said)
         else:
             self._ignore(said)
+
+    def _remember(self, said: Said) -> None:
+        unheard = self._keeper.family.unheard
+        if said.pid not in unheard and len(unheard) >= _MAX_EARLY:
+            unheard.pop(next(iter(unheard)))
+        heard = unheard.setdefault(said.pid, [])
+        if len(heard) < _MAX_EARLY:
+            heard.append(said)
 
     def _ignore(self, said: Said) -> None:
         if len(self._ignored) > _MAX_SESSIONS:
@@ -1336,7 +1357,7 @@ class Meanings:
             # One that was announced may have exited meanwhile, and may have been reaped.
             if not isOurs(pid) and pid != self._announced:
                 raise ValueError(f"process {pid} is not one of ours")
-            who = watched(pid)
+            who = keeper.family.meet(watched(pid))
         if who is not keeper.family.main:
             keeper.family.becomesMain(who)
             log(f"process {pid} is the main process now")
@@ -1350,7 +1371,7 @@ class Meanings:
     def _said_X_TABLEFLIP_SUCCESSOR(self, value: str, said: Said) -> None:
         pid, family = int(value), self._keeper.family
         if family.find(pid) is None and isOurs(pid):
-            self._announced, successor = pid, watched(pid)
+            self._announced, successor = pid, family.meet(watched(pid))
             family.successor = None if successor.hasEnded else successor
 
     def _said_RELOADING(self, value: str, said: Said) -> None:
