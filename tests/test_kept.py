@@ -47,6 +47,7 @@ def test_no_client_is_refused_whatever_is_killed(real):
     assert not real.service.processes()
 
 
+@pytest.mark.slow
 def test_a_keeper_that_was_stopped_during_upgrades_knows_who_serves(real):
     """
     More was said than its queue takes, and each process says the rest when it can, in
@@ -69,7 +70,6 @@ def test_a_keeper_that_was_stopped_during_upgrades_knows_who_serves(real):
     until(isKnown, lambda: real.log)
     assert ask(real.address)[1] == 7
     assert real.upgrade().returncode == 0
-    assert real.status()["keeper"]["restarts"] == 0
     assert real.stop() == 0
 
 

@@ -559,6 +559,7 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "number"),

@@ -35,19 +35,19 @@ def endProperly():
     its temporary files, whatever its threads are doing.
     """
     os.environ[RUN] = uuid.uuid4().hex
-    temporary = tempfile.TemporaryDirectory()
+    temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     tempfile.tempdir = temporary.name
 
     def end(number, frame):
-        # Some may be starting others.
-        for _ in range(100):
+        # Threads and processes may be starting others, and writing files.
+        for _ in range(50):
             for pid in (pids := processesWith(f"{RUN}={os.environ[RUN]}")):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if not pids:
+            shutil.rmtree(temporary.name, ignore_errors=True)
+            if not pids and not os.path.exists(temporary.name):
                 break
             time.sleep(0.05)
-        temporary.cleanup()
         os._exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
